@@ -1,1 +1,166 @@
-//! To be filled.
+//! Files in, typed configuration out: what every daemon of the suite needs before it does anything.
+//!
+//! [`read`] merges the main file and the files of a directory into one value of a `serde` type and tells, as warnings,
+//! what an administrator may have meant differently. Around it stand the parts that configuration is made of:
+//! [`Acl`] (who may touch which ids), [`Endpoint`] (where the sockets are), [`Secret`] (bytes that are wiped),
+//! [`durable`] (files that survive a power loss) and [`Watch`] (tells when the files changed).
+//!
+//! ```no_run
+//! # #[derive(serde::Deserialize)] struct Config {}
+//! # fn main() -> Result<(), config_common::Error> {
+//! use config_common::{ConfigPaths, Service};
+//!
+//! let loaded = ConfigPaths::from_env(Service::Keyd).read::<Config>()?;
+//! for warning in &loaded.warnings {
+//!     eprintln!("{warning}");
+//! }
+//! let config = loaded.config;
+//! # Ok(()) }
+//! ```
+//!
+//! Knows no HTTP, no async runtime and no daemon; nothing of the suite is below it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Track;
+
+mod acl;
+pub mod durable;
+mod endpoints;
+mod error;
+mod files;
+mod merge;
+mod secret;
+mod watch;
+
+pub use acl::{Acl, Allowed};
+pub use endpoints::{CONFIG_DIRECTORY, ConfigPaths, Endpoint, Endpoints, SOCKET_DIRECTORY, Service};
+pub use error::Error;
+pub use merge::{KeyPath, Origin};
+pub use secret::{Base64, Secret};
+pub use watch::Watch;
+
+use merge::Document;
+
+/// Read `file`, lay over it the `*.toml` files of `directory` in byte order of their names, and give the result a type.
+///
+/// A file or directory that does not exist is empty. Every file must be a UTF-8 TOML document of its own; symbolic
+/// links in the directory do not count (specification of the common layer, 2.2-2.4).
+///
+/// # Errors
+///
+/// The first file that cannot be read or parsed, or the first setting that `T` refuses, with file, line and key.
+pub fn read<T: DeserializeOwned>(file: &Path, directory: &Path) -> Result<Loaded<T>, Error> {
+    let mut warnings = Vec::new();
+    let mut document = Document::default();
+    for (path, text) in files::load(file, directory, &mut warnings)? {
+        document.overlay(Document::parse(&path, &text)?);
+    }
+    let mut track = Track::new();
+    let values = serde_path_to_error::Deserializer::new(document.to_table(), &mut track);
+    let mut unknown = Vec::new();
+    match serde_ignored::deserialize(values, |path| unknown.push(KeyPath::from(&path))) {
+        Ok(config) => {
+            warnings.extend(unknown.into_iter().filter_map(|key| unknown_key(&document, key)));
+            Ok(Loaded { config, warnings })
+        }
+        Err(error) => {
+            let key = KeyPath::from(&track.path());
+            Err(refused(&document, key, file, directory, &error))
+        }
+    }
+}
+
+/// A configuration, and what is strange about its files.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The typed configuration.
+    pub config: T,
+    /// To be logged.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that is accepted but was perhaps not meant. `Display` is one clause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A setting that nobody reads.
+    UnknownKey {
+        /// Where it was written.
+        origin: Origin,
+        /// The dotted key.
+        key: KeyPath,
+    },
+    /// An entry of the directory that looks like a configuration file and is not read.
+    Skipped {
+        /// The entry.
+        path: PathBuf,
+        /// Why it is not read.
+        why: Skip,
+    },
+    /// A file that others than its owner can write.
+    Writable {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey { origin, key } => {
+                write!(f, "{origin}: {key} is not a known setting and is ignored")
+            }
+            Self::Skipped { path, why } => write!(f, "{} is ignored because {why}", path.display()),
+            Self::Writable { file, mode } => {
+                write!(
+                    f,
+                    "{} can be written by others than its owner, its mode is {mode:04o}",
+                    file.display()
+                )
+            }
+        }
+    }
+}
+
+/// Why an entry of the directory is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It is a symbolic link.
+    Symlink,
+    /// It is a directory, a pipe or the like.
+    NotAFile,
+    /// Its extension is not `toml` in lower case.
+    Extension,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Symlink => "it is a symbolic link",
+            Self::NotAFile => "it is not a regular file",
+            Self::Extension => "its extension is not .toml in lower case",
+        })
+    }
+}
+
+fn unknown_key(document: &Document, key: KeyPath) -> Option<Warning> {
+    document.origin(&key).cloned().map(|origin| Warning::UnknownKey { origin, key })
+}
+
+fn refused(
+    document: &Document,
+    key: KeyPath,
+    file: &Path,
+    directory: &Path,
+    error: &toml::de::Error,
+) -> Error {
+    let reason = error.message().to_owned();
+    match document.origin(&key) {
+        Some(origin) if !key.is_root() => Error::Setting { origin: origin.clone(), key, reason },
+        _ => Error::Configuration { file: file.to_owned(), directory: directory.to_owned(), reason },
+    }
+}
