@@ -16,8 +16,6 @@
 //! Tools the journeys call besides the daemons: `openssl`, `curl`, `prlimit`, `setpriv` and `unshare` (util-linux), `sh`.
 //! Journeys that act as other users need root, and say so when they do not have it.
 
-#![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
-
 pub mod harness;
 pub mod http;
 pub mod keys;

@@ -1,6 +1,7 @@
 //! The openssl command, an independent judge of our keys and signatures. Does not know the daemons.
 
 use std::{
+    fs,
     io::Write,
     process::{Command, Stdio},
 };
@@ -27,6 +28,24 @@ pub fn try_openssl(args: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
+
+/// Whether openssl finds that `signature` is one over the digest `digest` by the owner of the PEM `public_key`. `options`
+/// go to `openssl pkeyutl`.
+pub fn verifies(public_key: &[u8], digest: &[u8], signature: &[u8], options: &[&str]) -> bool {
+    let directory = tempfile::tempdir().expect("there is room in the temp directory");
+    let file = |name: &str, content: &[u8]| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).expect("the directory is ours");
+        path.to_str().expect("our paths are UTF-8").to_owned()
+    };
+    let (key, signature) = (file("key", public_key), file("signature", signature));
+    let args = ["pkeyutl", "-verify", "-pubin", "-inkey", &key, "-sigfile", &signature];
+    try_openssl(&[args.as_slice(), options].concat(), digest).is_ok()
+}
+
+/// The text that begins every DER DigestInfo of a SHA-256 digest (RFC 8017 section 9.2, note 1).
+pub const SHA256_DIGEST_INFO: [u8; 19] =
+    *b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
 
 /// HMAC-SHA256 of `data` under `key`.
 pub fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {

@@ -1,0 +1,93 @@
+//! Logs, signals, exit status: checklist 65-69.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use regex_lite::Regex;
+use rustix::process::Signal;
+use suite_tests::{
+    harness::{BOUND, KEYD, Setup},
+    http::End,
+    keys::Keys,
+    subject,
+};
+
+use super::{LAST_BYTE, begin};
+
+#[test]
+fn common_65_log_lines_have_priority_time_and_level() {
+    let form =
+        Regex::new(r"^<[3467]>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[(ERR!|WARN|INFO|DBUG|TRCE)\] - ").unwrap();
+    let mut keyd = Setup::new(&KEYD).env("AZIOT_LOG", "debug").drop_in("x.toml", "unknown = 1").start();
+    keyd.client().create_key("a", "sign");
+    keyd.client().get("/key/missing").expect(400);
+    keyd.terminate();
+    let log = keyd.log();
+    assert!(log.lines().count() >= 3, "{log}");
+    for line in log.lines() {
+        assert!(form.is_match(line), "{line}");
+    }
+}
+
+#[test]
+fn common_65_requests_cannot_break_a_line() {
+    let keyd = Setup::new(&KEYD).env("AZIOT_LOG", "debug").start();
+    keyd.client().get("/key/a%0A%3C3%3Eforged?x=%0Afake");
+    keyd.client().post("/key", &serde_json::json!({ "keyId": "a\n<3>forged", "usage": "sign" }));
+    let log = keyd.log();
+    assert!(log.lines().all(|line| !line.starts_with("<3>forged") && !line.starts_with("fake")), "{log}");
+}
+
+#[test]
+fn common_66_the_level_decides_what_is_logged() {
+    let lines = |level: &str, priority: &str| {
+        let setup = Setup::new(&KEYD);
+        let mut keyd = if level.is_empty() { setup } else { setup.env("AZIOT_LOG", level) }.start();
+        keyd.client().create_key("a", "sign");
+        keyd.client().get("/nowhere").expect(404);
+        keyd.terminate();
+        keyd.log().lines().filter(|line| line.starts_with(priority)).count()
+    };
+    assert!(lines("", "<6>") > 0, "information by default");
+    assert_eq!(lines("", "<7>"), 0, "no debug by default");
+    assert_eq!(lines("ERROR", "<6>"), 0, "information is suppressed");
+    assert!(lines("aziot=debug", "<7>") > 0, "the daemon's own target is called aziot...");
+    assert!(lines("DEBUG", "<7>") > 0);
+}
+
+#[test]
+fn common_67_an_unparsable_level_does_not_prevent_the_start() {
+    Setup::new(&KEYD).env("AZIOT_LOG", "=/;,loud=very").start().client().create_key("a", "sign");
+}
+
+#[test]
+fn common_68_sigterm_ends_the_process() {
+    let mut keyd = Setup::new(&KEYD).start();
+    let _idle = keyd.client().connect();
+    let start = Instant::now();
+    let status = keyd.terminate();
+    assert!(start.elapsed() < Duration::from_secs(15), "took {:?}", start.elapsed());
+    assert!(subject::is_foreign() || status.success(), "an ordered end is a success: {status}");
+}
+
+#[test]
+fn common_68_decided_a_request_under_way_is_answered_before_the_end() {
+    let mut keyd = Setup::new(&KEYD).start();
+    let mut held = begin(&keyd.client());
+    thread::sleep(Duration::from_millis(300));
+    keyd.signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(300));
+    held.send(LAST_BYTE);
+    held.reply().expect(200);
+    assert_ne!(held.end(BOUND), End::Open);
+    assert!(keyd.wait_for_end(BOUND).success());
+}
+
+#[test]
+fn common_69_a_configuration_error_ends_with_a_status_that_is_no_success() {
+    let ended = Setup::new(&KEYD).config("max_requests = -1").start_and_end();
+    assert!(ended.status.code().is_some_and(|code| code != 0), "{:?}", ended.status);
+    assert!(ended.log.lines().any(|line| line.starts_with("<3>")), "{}", ended.log);
+}
