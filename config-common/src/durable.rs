@@ -151,6 +151,9 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
         return Ok(());
     }
     let above = parent(path);
+    if above == path {
+        return Err(ErrorKind::NotFound.into()); // an empty path, or a working directory that is gone
+    }
     make_dir(above, mode)?;
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
@@ -184,3 +187,156 @@ fn sync(directory: &Path) -> io::Result<()> {
 const MAX_NAME: usize = 255;
 const RANDOM_DIGITS: usize = 16;
 const SUFFIX: &str = ".tmp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_file_has_its_bytes_and_exactly_its_mode() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("key");
+        for (bytes, wanted) in [(&b"one"[..], 0o600), (b"", 0o666), (b"three", 0o440), (b"four", 0o777)] {
+            write(&path, bytes, wanted).unwrap();
+            assert_eq!((fs::read(&path).unwrap(), mode(&path)), (bytes.to_vec(), wanted));
+        }
+        assert_eq!(names(dir.path()), ["key"]);
+    }
+
+    #[test]
+    fn a_symbolic_link_is_replaced_and_its_target_kept() {
+        let dir = TempDir::new().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        symlink(&target, &link).unwrap();
+        write(&link, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    }
+
+    #[test]
+    fn the_longest_names_work() {
+        let dir = TempDir::new().unwrap();
+        for name in ["x".repeat(255), "é".repeat(127) + "x", "x".repeat(233), "x".repeat(234)] {
+            let path = dir.path().join(&name);
+            write(&path, b"1", 0o600).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"1", "{}", name.len());
+            let temporary = temporary_name(OsStr::new(&name), u64::MAX);
+            assert!(temporary.len() <= 255 && is_temporary(&temporary));
+        }
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_file_and_no_other() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        write(&path, b"old", 0o600).unwrap();
+        let error = write_with(&path, 0o600, |file| {
+            file.write_all(b"ne")?;
+            Err(ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert_eq!(error.io_kind(), Some(ErrorKind::StorageFull));
+        assert!(error.to_string().contains("state"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["state"]);
+    }
+
+    #[test]
+    fn a_refused_rename_leaves_no_temporary_file() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"x", 0o600).is_err());
+        assert_eq!(names(dir.path()), ["taken"]);
+        assert!(write(&dir.path().join("missing/x"), b"x", 0o600).is_err());
+        assert!(write(Path::new("/"), b"x", 0o600).is_err());
+    }
+
+    #[test]
+    fn a_crash_before_the_rename_leaves_the_old_file_and_a_leftover_to_clean() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        write(&path, b"old", 0o600).unwrap();
+        let mut killed = Temporary::beside(&path).unwrap();
+        killed.file.write_all(b"ne").unwrap();
+        std::mem::forget(killed);
+        assert_eq!(names(dir.path()).len(), 2);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(clean_leftovers(dir.path()).unwrap(), 1);
+        assert_eq!(names(dir.path()), ["state"]);
+    }
+
+    #[test]
+    fn only_leftovers_are_cleaned() {
+        let dir = TempDir::new().unwrap();
+        let kept =
+            ["a.tmp", ".a.tmp", ".a.0123456789ABCDEF.tmp", "a.0123456789abcdef.tmp", ".a.0123456789abcdef"];
+        let gone = [".a.0123456789abcdef.tmp", "..0123456789abcdef.tmp"];
+        for name in kept.iter().chain(&gone) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::create_dir(dir.path().join(".d.0123456789abcdef.tmp")).unwrap();
+        assert_eq!(clean_leftovers(dir.path()).unwrap(), 2);
+        assert_eq!(names(dir.path()).len(), kept.len() + 1);
+        assert_eq!(clean_leftovers(&dir.path().join("missing")).unwrap(), 0);
+    }
+
+    #[test]
+    fn only_a_difference_is_written() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        for (bytes, mode, written) in [
+            (b"one", 0o600, true),
+            (b"one", 0o600, false),
+            (b"two", 0o600, true),
+            (b"two", 0o640, true),
+            (b"two", 0o640, false),
+        ] {
+            assert_eq!(write_if_changed(&path, bytes, mode).unwrap(), written, "{bytes:?} {mode:o}");
+        }
+    }
+
+    #[test]
+    fn directories_are_created_with_their_mode_and_existing_ones_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("a/b");
+        create_dir(&path, 0o777).unwrap();
+        assert_eq!((mode(&path), mode(&dir.path().join("a"))), (0o777, 0o777));
+        create_dir(&path, 0o700).unwrap();
+        assert_eq!(mode(&path), 0o777);
+        fs::write(dir.path().join("file"), "").unwrap();
+        for taken in [dir.path().join("file"), dir.path().join("file/below"), PathBuf::new()] {
+            assert!(create_dir(&taken, 0o700).is_err(), "{}", taken.display());
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_removed_already_and_a_rename_replaces() {
+        let dir = TempDir::new().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("sub/b"));
+        assert!(!remove(&a).unwrap());
+        assert!(!remove(&b).unwrap());
+        create_dir(&dir.path().join("sub"), 0o700).unwrap();
+        write(&a, b"new", 0o600).unwrap();
+        write(&b, b"old", 0o600).unwrap();
+        rename(&a, &b).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"new");
+        assert_eq!(rename(&a, &b).unwrap_err().io_kind(), Some(ErrorKind::NotFound));
+        assert!(remove(&b).unwrap());
+        assert!(!b.exists());
+    }
+}

@@ -79,3 +79,87 @@ fn text(path: &Path, warnings: &mut Vec<Warning>) -> Result<Option<String>, Erro
 }
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
+
+    /// The names of the files that count in a directory made by `fill`, and what was said about the others.
+    fn listed(fill: impl FnOnce(&Path)) -> (Vec<String>, Vec<Skip>) {
+        let dir = TempDir::new().unwrap();
+        fill(dir.path());
+        let mut warnings = Vec::new();
+        let files = list(dir.path(), &mut warnings).unwrap();
+        let names = files.iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned());
+        let skipped = warnings.iter().map(|warning| match warning {
+            Warning::Skipped { why, .. } => *why,
+            other => panic!("{other}"),
+        });
+        (names.collect(), skipped.collect())
+    }
+
+    #[test]
+    fn only_regular_files_with_the_right_extension_count_in_byte_order() {
+        let (names, skipped) = listed(|dir| {
+            for name in ["adu.toml", "50-x.toml", ".x.toml", "Z.toml", "00-super.toml", "é.toml", "a-b.toml"]
+            {
+                fs::write(dir.join(name), "").unwrap();
+            }
+            for name in ["x.toml.bak", ".toml", "toml", "x.toml~", "xtoml", "x.toml.default"] {
+                fs::write(dir.join(name), "").unwrap();
+            }
+        });
+        let sorted = [".x.toml", "00-super.toml", "50-x.toml", "Z.toml", "a-b.toml", "adu.toml", "é.toml"];
+        assert_eq!(names, sorted);
+        assert_eq!(skipped, []);
+    }
+
+    #[test]
+    fn what_only_looks_like_configuration_is_reported() {
+        let check = |fill: &dyn Fn(&Path), why| assert_eq!(listed(fill), (vec![], vec![why]));
+        check(&|dir| fs::write(dir.join("x.TOML"), "").unwrap(), Skip::Extension);
+        check(&|dir| fs::create_dir(dir.join("x.toml")).unwrap(), Skip::NotAFile);
+        check(&|dir| symlink("/dev/null", dir.join("x.toml")).unwrap(), Skip::Symlink);
+        check(&|dir| symlink("missing", dir.join("x.toml")).unwrap(), Skip::Symlink);
+    }
+
+    #[test]
+    fn what_is_missing_is_empty_and_what_cannot_be_read_is_an_error() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, [0xff]).unwrap();
+        let missing = dir.path().join("missing");
+        let load = |file: &Path, directory: &Path| load(file, directory, &mut Vec::new());
+        assert_eq!(load(&missing, &missing).unwrap(), []);
+        assert_eq!(load(Path::new(""), Path::new("")).unwrap(), []);
+        assert!(matches!(load(&file, &missing), Err(Error::NotUtf8 { .. })));
+        assert!(matches!(load(dir.path(), &missing), Err(Error::Unreadable { .. })));
+        assert!(matches!(load(&missing, &file), Err(Error::Unreadable { .. })));
+    }
+
+    #[test]
+    fn the_main_file_may_be_a_symbolic_link_and_comes_first() {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("z"), "main").unwrap();
+        fs::write(dir.path().join("a.toml"), "patch").unwrap();
+        symlink("z", dir.path().join("main")).unwrap();
+        let texts = load(&dir.path().join("main"), dir.path(), &mut Vec::new()).unwrap();
+        assert_eq!(texts.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["main", "patch"]);
+    }
+
+    #[test]
+    fn files_that_others_can_write_are_reported() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("a.toml");
+        fs::write(&file, "").unwrap();
+        for (mode, reported) in [(0o600, false), (0o644, false), (0o664, true), (0o602, true)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let mut warnings = Vec::new();
+            load(Path::new("/nowhere"), dir.path(), &mut warnings).unwrap();
+            let expected = Warning::Writable { file: file.clone(), mode };
+            assert_eq!(warnings, if reported { vec![expected] } else { vec![] }, "{mode:o}");
+        }
+    }
+}

@@ -164,3 +164,140 @@ fn refused(
         _ => Error::Configuration { file: file.to_owned(), directory: directory.to_owned(), reason },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use tempfile::TempDir;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Config {
+        max_requests: u32,
+        principal: Vec<Principal>,
+        preloaded_keys: BTreeMap<String, String>,
+        endpoints: Endpoints,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Principal {
+        uid: u32,
+        keys: Vec<String>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Inner {
+        x: i64,
+    }
+
+    /// Read a main file and the files of a directory, with their directory cut from all messages.
+    fn read_texts<T: DeserializeOwned>(
+        main: &str,
+        patches: &[(&str, &str)],
+    ) -> Result<(T, Vec<String>), String> {
+        let dir = TempDir::new().unwrap();
+        let (file, directory) = (dir.path().join("main.toml"), dir.path().join("d"));
+        fs::write(&file, main).unwrap();
+        fs::create_dir(&directory).unwrap();
+        for (name, text) in patches {
+            fs::write(directory.join(name), text).unwrap();
+        }
+        let cut = |text: String| text.replace(&format!("{}/", dir.path().display()), "");
+        match read(&file, &directory) {
+            Ok(Loaded { config, warnings }) => {
+                Ok((config, warnings.iter().map(|warning| cut(warning.to_string())).collect()))
+            }
+            Err(error) => Err(cut(error.to_string())),
+        }
+    }
+
+    #[test]
+    fn files_merge_into_one_typed_value() {
+        let (config, warnings): (Config, _) = read_texts(
+            "max_requests = 12\n[[principal]]\nuid = 1\nkeys = ['a']",
+            &[
+                ("20-b.toml", "[[principal]]\nuid = 1\nkeys = ['b']"),
+                ("10-a.toml", "max_requests = 20\npreloaded_keys.'a.b' = 'file:///x'"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.max_requests, 20);
+        assert_eq!(config.principal.iter().flat_map(|p| p.keys.clone()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(config.preloaded_keys["a.b"], "file:///x");
+        assert_eq!(warnings, [""; 0]);
+    }
+
+    #[test]
+    fn nothing_at_all_is_an_empty_configuration() {
+        let loaded: Loaded<Config> =
+            read(Path::new("/nowhere/config.toml"), Path::new("/nowhere/d")).unwrap();
+        assert_eq!((loaded.config, loaded.warnings), (Config::default(), vec![]));
+    }
+
+    #[test]
+    fn unknown_keys_are_warnings_that_name_file_line_and_key() {
+        let (_, warnings): (Config, _) = read_texts(
+            "max_requets = 12\n[[principal]]\nuid = 1\nkeys = []",
+            &[(
+                "a.toml",
+                "[[principal]]\nuid = 2\nkeys = []\nname.x = 1\n[inner]\nx = 1\ny = 2\n[more]\nz = 1",
+            )],
+        )
+        .unwrap();
+        let text = "is not a known setting and is ignored";
+        let expected = [
+            "d/a.toml:7: inner.y",
+            "main.toml:1: max_requets",
+            "d/a.toml:8: more",
+            "d/a.toml:4: principal.1.name",
+        ];
+        assert_eq!(warnings, expected.map(|start| format!("{start} {text}")));
+    }
+
+    #[test]
+    fn errors_name_the_file_that_is_wrong() {
+        fn check(main: &str, patch: &str, expected: &str) {
+            let error =
+                read_texts::<Config>(main, &[("10-a.toml", "max_requests = 1"), ("20-b.toml", patch)])
+                    .unwrap_err();
+            assert!(error.starts_with(expected), "{error:?}, expected {expected:?}");
+        }
+        check("", "max_requests = 'x'", "d/20-b.toml:1: max_requests: invalid type: string");
+        check("max_requests = 'x'\n[[principal]]", "", "main.toml:2: principal.0: missing field `uid`");
+        check(
+            "[[principal]]\nuid = 1\nkeys = []",
+            "\n[[principal]]\nuid = -1",
+            "d/20-b.toml:3: principal.1.uid: invalid value",
+        );
+        check(
+            "",
+            "[[principal]]\nuid = 1\nkeys = ['a', 5]",
+            "d/20-b.toml:3: principal.0.keys.1: invalid type",
+        );
+        check("[inner]", "", "main.toml:1: inner: missing field `x`");
+        check("", "principal = 3", "d/20-b.toml:1: principal: invalid type");
+        check(
+            "",
+            "endpoints.aziot_keyd = 'http://x'",
+            "d/20-b.toml:1: endpoints.aziot_keyd: the endpoint http://x cannot",
+        );
+        check("", "max_requests = ", "d/20-b.toml:1: ");
+        check("a = 1\na = 2", "", "main.toml:2: ");
+    }
+
+    #[test]
+    fn a_missing_top_level_key_names_the_places_where_it_could_stand() {
+        let error = read_texts::<Inner>("", &[]).unwrap_err();
+        assert_eq!(error, "main.toml and the files of d: missing field `x`");
+    }
+
+    #[test]
+    fn skipped_and_writable_files_are_reported_through_read() {
+        let (_, warnings): (Config, _) = read_texts("", &[("x.TOML", "max_requests = 'x'")]).unwrap();
+        assert_eq!(warnings, ["d/x.TOML is ignored because its extension is not .toml in lower case"]);
+    }
+}
