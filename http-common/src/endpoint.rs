@@ -1,0 +1,137 @@
+//! What an endpoint is: one row of a service's table, from which server, client and document are made.
+//! Knows neither sockets nor JSON.
+
+use std::future::Future;
+
+use http::{Method, StatusCode};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{ApiError, ApiVersion, Peer};
+
+/// A service: a name, the versions of its API, and its endpoints.
+pub trait Service: 'static {
+    /// The short name, as in the host name `keyd.sock`.
+    const NAME: &'static str;
+    /// What the service is, for its OpenAPI document.
+    const ABOUT: &'static str;
+    /// The accepted versions, oldest first; our own clients send the last.
+    const VERSIONS: &'static [ApiVersion];
+
+    /// All rows of the table, in its order.
+    fn operations() -> Vec<Operation>;
+}
+
+/// A request and everything that is fixed about it. Implemented by [`endpoints!`](crate::endpoints) only.
+///
+/// The fields of the request carry the names of the wire: names in braces in [`PATH`](Self::PATH) travel in the
+/// path, names behind its `?` in the query, all others in the JSON body.
+pub trait Endpoint: Serialize + DeserializeOwned + Send + 'static {
+    /// The service that answers.
+    type Service: Service;
+    /// What it answers.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+    /// The HTTP method.
+    const METHOD: Method;
+    /// The path with `{names}`, then optionally `?` and the names of query parameters joined by `&`.
+    const PATH: &'static str;
+    /// The first version that has this endpoint.
+    const SINCE: ApiVersion;
+    /// The status of success.
+    const STATUS: StatusCode;
+}
+
+/// The state of a daemon that answers requests.
+pub trait Handlers: Send + Sync + 'static {
+    /// Why it refuses; the `Into<ApiError>` is its only knowledge of HTTP.
+    type Error: std::error::Error + Into<ApiError> + Send;
+}
+
+/// The handler of one endpoint: authorize, call once, reply.
+pub trait Serve<E: Endpoint>: Handlers {
+    /// Answers `request` for `peer`. Runs to its end even when the caller hangs up.
+    fn serve(
+        &self,
+        peer: Peer,
+        request: E,
+    ) -> impl Future<Output = Result<E::Reply, Self::Error>> + Send;
+}
+
+/// One row of a table as a value, for documents and tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation {
+    /// Name of the request's type.
+    pub name: &'static str,
+    /// See [`Endpoint::METHOD`].
+    pub method: &'static str,
+    /// See [`Endpoint::PATH`].
+    pub path: &'static str,
+    /// See [`Endpoint::SINCE`].
+    pub since: ApiVersion,
+    /// See [`Endpoint::STATUS`].
+    pub status: u16,
+    /// Makes the schema of the request's fields.
+    pub request: fn(&mut SchemaGenerator) -> Schema,
+    /// Makes the schema of the reply.
+    pub reply: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Operation {
+    /// The row of `E`.
+    pub fn of<E: Endpoint<Reply: JsonSchema> + JsonSchema>(name: &'static str, method: &'static str) -> Self {
+        Self {
+            name,
+            method,
+            path: E::PATH,
+            since: E::SINCE,
+            status: E::STATUS.as_u16(),
+            request: E::json_schema,
+            reply: |generator| generator.subschema_for::<E::Reply>(),
+        }
+    }
+}
+
+/// Declares the endpoints of a service; see the example at the [crate's root](crate).
+#[macro_export]
+macro_rules! endpoints {
+    (
+        $(#[doc = $about:literal])+
+        $service:ident $name:literal [$($version:literal),+ $(,)?];
+        $( $method:ident $path:literal since $since:literal $request:ident -> $status:ident $reply:ty; )+
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Copy)]
+        pub struct $service;
+
+        impl $crate::Service for $service {
+            const NAME: &'static str = $name;
+            const ABOUT: &'static str = concat!($($about),+);
+            const VERSIONS: &'static [$crate::ApiVersion] = &[$($crate::ApiVersion::new($version)),+];
+
+            fn operations() -> Vec<$crate::Operation> {
+                vec![$($crate::Operation::of::<$request>(stringify!($request), stringify!($method))),+]
+            }
+        }
+
+        $(
+            impl $crate::Endpoint for $request {
+                type Service = $service;
+                type Reply = $reply;
+                const METHOD: $crate::Method = $crate::Method::$method;
+                const PATH: &'static str = $path;
+                const SINCE: $crate::ApiVersion = $crate::ApiVersion::new($since);
+                const STATUS: $crate::StatusCode = $crate::StatusCode::$status;
+            }
+        )+
+
+        /// All endpoints of the service, bound to the handlers of `S`.
+        pub fn router<S>() -> $crate::Router<S>
+        where
+            $( S: $crate::Serve<$request>, )+
+        {
+            let mut router = $crate::Router::new::<$service>();
+            $( router.add::<$request>(); )+
+            router
+        }
+    };
+}

@@ -1,0 +1,193 @@
+//! One logical call to the cloud: a fresh token and a request for each attempt, until it succeeds, fails for good, or
+//! its deadline is reached.
+//!
+//! Does not know who signs, nor what the services say beyond success and error.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+
+use super::failure::{self, CloudFailure};
+use super::Https;
+use crate::retry::{Attempts, FailureKind, RetryPolicy};
+use crate::sas::{Scope, ServerClock, SignError, Signer};
+
+/// How calls to the cloud are made. Cheap to clone; clones share connections and clock.
+#[derive(Clone)]
+pub struct Cloud {
+    https: Https,
+    clock: Arc<ServerClock>,
+    options: CloudOptions,
+}
+
+/// The numbers of [`Cloud`].
+#[derive(Clone, Copy, Debug)]
+pub struct CloudOptions {
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// The time for one attempt (`cloud_timeout_sec`).
+    pub attempt: Duration,
+    /// For how long a token is valid.
+    pub token_life: Duration,
+}
+
+impl Default for CloudOptions {
+    fn default() -> Self {
+        let hour = Duration::from_secs(3600);
+        Self { retry: RetryPolicy::cloud(1), attempt: Duration::from_secs(70), token_life: hour }
+    }
+}
+
+/// How a call proves who makes it.
+#[derive(Clone, Debug)]
+pub enum Credentials<S> {
+    /// By a token that is signed with the device key.
+    Sas(S),
+    /// By the TLS client certificate of the [`Https`] client, hence by nothing in the request.
+    Certificate,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// The method.
+    pub method: Method,
+    /// The absolute URL.
+    pub uri: Uri,
+    /// `If-Match`, if any.
+    pub if_match: Option<HeaderValue>,
+    /// The JSON body, if any.
+    pub body: Option<Bytes>,
+    /// What the token must cover.
+    pub scope: &'a Scope,
+    /// Which statuses are answers; all others are failures.
+    pub accept: &'a [StatusCode],
+}
+
+/// An answer with an accepted status.
+#[derive(Debug)]
+pub struct Reply {
+    /// One of the accepted.
+    pub status: StatusCode,
+    /// What `Retry-After` asks for, for services that say with it when to come back.
+    pub retry_after: Option<Duration>,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// The JSON body. Its content type must say so, or say nothing.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, CloudFailure> {
+        let kind = self.headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
+        if let Some(kind) = kind.filter(|kind| !kind.to_ascii_lowercase().contains("application/json")) {
+            return Err(CloudFailure::invalid(self.status, format!("expected JSON, got {kind:?}")));
+        }
+        serde_json::from_slice(&self.body)
+            .map_err(|err| CloudFailure::invalid(self.status, format!("not the expected JSON: {err}")))
+    }
+}
+
+impl Cloud {
+    /// Make calls through `https`, with tokens by `clock`, which all clients of the cloud should share.
+    pub fn new(https: Https, clock: Arc<ServerClock>, options: CloudOptions) -> Self {
+        Self { https, clock, options }
+    }
+
+    /// The same with another time for each attempt.
+    pub fn with_attempt_time(&self, attempt: Duration) -> Self {
+        Self { options: CloudOptions { attempt, ..self.options }, ..self.clone() }
+    }
+
+    /// Make `call`, again where the retry policy says so, at most until `deadline`.
+    pub async fn call<S: Signer>(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials<S>,
+        deadline: Instant,
+    ) -> Result<Reply, CloudFailure> {
+        let mut attempts = Attempts::default();
+        let mut told_the_time = false;
+        loop {
+            let offset = self.clock.offset();
+            let failure = match self.attempt(call, credentials, deadline).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            // A token by a wrong clock is refused, but the refusal tells the time. Once.
+            let refused = failure.kind == FailureKind::Unauthorized;
+            if refused && !told_the_time && self.clock.offset() != offset {
+                told_the_time = true;
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(pause) = attempts.after(failure.kind, &self.options.retry, left, fastrand::f64()) else {
+                return Err(failure);
+            };
+            tracing::info!("trying again in {:.1} s: {}", pause.as_secs_f32(), crate::chain(&failure));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn attempt<S: Signer>(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials<S>,
+        deadline: Instant,
+    ) -> Result<Reply, CloudFailure> {
+        let request = self.request(call, credentials).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(CloudFailure::out_of_time());
+        }
+        let (head, body) = self.https.send(request, self.options.attempt.min(left)).await?.into_parts();
+        let now = SystemTime::now();
+        if let Some(date) = failure::date(&head.headers).filter(|_| call.uri.scheme() == Some(&Scheme::HTTPS)) {
+            self.clock.learn(now, date);
+        }
+        if !call.accept.contains(&head.status) {
+            return Err(CloudFailure::from_answer(head.status, &head.headers, &body, now));
+        }
+        let retry_after = failure::retry_after(&head.headers, now);
+        Ok(Reply { status: head.status, retry_after, headers: head.headers, body })
+    }
+
+    async fn request<S: Signer>(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials<S>,
+    ) -> Result<Request<Bytes>, CloudFailure> {
+        let mut request = Request::new(call.body.clone().unwrap_or_default());
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = call.uri.clone();
+        let headers = request.headers_mut();
+        if call.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(etag) = &call.if_match {
+            headers.insert(IF_MATCH, etag.clone());
+        }
+        if let Credentials::Sas(signer) = credentials {
+            let expiry = self.clock.expiry(SystemTime::now(), self.options.token_life);
+            let token = call.scope.token(expiry, signer).await?;
+            let mut token = HeaderValue::from_str(&token).map_err(|err| SignError(Box::new(err)))?;
+            token.set_sensitive(true);
+            headers.insert(AUTHORIZATION, token);
+        }
+        Ok(request)
+    }
+}
+
+/// `text` as one segment of a URL's path: everything reserved is encoded.
+pub fn path_segment(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, SEGMENT)
+}
+
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -1,0 +1,226 @@
+//! One connection: TCP to the server or a tunnel through a proxy, then TLS.
+//!
+//! Does not know requests; the pool above it decides when a connection is needed.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_openssl::SslStream;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use openssl::error::ErrorStack;
+use openssl::x509::X509VerifyResult;
+use tower_service::Service;
+
+use super::{HttpsOptions, ProxyRules, tls};
+
+/// Opens connections as the options say.
+#[derive(Clone)]
+pub(super) struct Connector(Arc<Route>);
+
+struct Route {
+    proxy: ProxyRules,
+    server_tls: tls::Tls,
+    /// For proxies that are reached by TLS; the client identity is none of their business.
+    proxy_tls: tls::Tls,
+    tcp: HttpConnector,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("the server could not be reached")]
+    Tcp(#[source] BoxError),
+    #[error("the tunnel could not be opened")]
+    Proxy(#[source] BoxError),
+    #[error("the certificate is not trusted: {reason}")]
+    Untrusted { reason: String },
+    #[error("the TLS handshake failed")]
+    Handshake(#[from] openssl::ssl::Error),
+    #[error("could not set up TLS")]
+    Setup(#[from] ErrorStack),
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Connector {
+    pub(super) fn new(options: &HttpsOptions) -> Result<Self, ErrorStack> {
+        let HttpsOptions { trust, identity, proxy } = options.clone();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIME));
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        let proxy_tls = tls::Tls::new(trust.clone(), None)?;
+        Ok(Self(Arc::new(Route { proxy, server_tls: tls::Tls::new(trust, identity)?, proxy_tls, tcp })))
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Link;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Link, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let route = self.0.clone();
+        Box::pin(async move { route.connect(&server).await })
+    }
+}
+
+impl Route {
+    async fn connect(self: Arc<Self>, server: &Uri) -> Result<Link, ConnectError> {
+        match self.clone().attempt(server).await {
+            // The system's bundle may have the authority that its directory has not.
+            Err(Refusal::LacksIssuer(_)) if self.server_tls.widen()? => Ok(self.attempt(server).await?),
+            Err(refusal) => Err(refusal.into()),
+            Ok(link) => Ok(link),
+        }
+    }
+
+    async fn attempt(self: Arc<Self>, server: &Uri) -> Result<Link, Refusal> {
+        let secure = server.scheme() == Some(&Scheme::HTTPS);
+        let proxy = self.proxy.intercept(server);
+        let pipe: Stream = match &proxy {
+            None => self.tcp(server).await?,
+            Some(proxy) if secure => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), ToProxy(self.clone()));
+                if let Some(credentials) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(credentials.clone());
+                }
+                tunnel.call(server.clone()).await.map_err(|err| ConnectError::Proxy(err.into()))?
+            }
+            Some(proxy) => ToProxy(self.clone()).open(proxy.uri()).await?,
+        };
+        if secure {
+            return Ok(Link { stream: handshake(&self.server_tls, server, pipe).await?, proxied: false });
+        }
+        Ok(Link { stream: pipe, proxied: proxy.is_some() })
+    }
+
+    async fn tcp(&self, to: &Uri) -> Result<Stream, ConnectError> {
+        let stream = self.tcp.clone().call(to.clone()).await.map_err(|err| ConnectError::Tcp(err.into()))?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// How the tunnel gets its connection to the proxy.
+struct ToProxy(Arc<Route>);
+
+impl ToProxy {
+    async fn open(&self, proxy: &Uri) -> Result<Stream, ConnectError> {
+        match self.attempt(proxy).await {
+            Err(Refusal::LacksIssuer(_)) if self.0.proxy_tls.widen()? => Ok(self.attempt(proxy).await?),
+            Err(refusal) => Err(refusal.into()),
+            Ok(pipe) => Ok(pipe),
+        }
+    }
+
+    async fn attempt(&self, proxy: &Uri) -> Result<Stream, Refusal> {
+        let pipe = self.0.tcp(proxy).await.map_err(|err| ConnectError::Proxy(err.into()))?;
+        match proxy.scheme() == Some(&Scheme::HTTPS) {
+            true => handshake(&self.0.proxy_tls, proxy, pipe).await,
+            false => Ok(pipe),
+        }
+    }
+}
+
+impl Service<Uri> for ToProxy {
+    type Response = Stream;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, proxy: Uri) -> Self::Future {
+        let this = Self(self.0.clone());
+        Box::pin(async move { this.open(&proxy).await })
+    }
+}
+
+async fn handshake(tls: &tls::Tls, server: &Uri, pipe: Stream) -> Result<Stream, Refusal> {
+    let ssl = tls.session(server.host().unwrap_or_default()).map_err(ConnectError::Setup)?;
+    let mut stream = SslStream::new(ssl, pipe).map_err(ConnectError::Setup)?;
+    let Err(err) = Pin::new(&mut stream).connect().await else { return Ok(Box::new(stream)) };
+    match stream.ssl().verify_result() {
+        X509VerifyResult::OK => Err(Refusal::Final(err.into())),
+        result if tls::lacks_issuer(result) => Err(Refusal::LacksIssuer(result)),
+        result => Err(Refusal::Final(ConnectError::Untrusted { reason: tls::explain(result) })),
+    }
+}
+
+/// A failed attempt, and whether knowing more authorities might help.
+enum Refusal {
+    LacksIssuer(X509VerifyResult),
+    Final(ConnectError),
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(err: ConnectError) -> Self {
+        Self::Final(err)
+    }
+}
+
+impl From<Refusal> for ConnectError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::LacksIssuer(result) => Self::Untrusted { reason: tls::explain(result) },
+            Refusal::Final(err) => err,
+        }
+    }
+}
+
+/// An open connection as the HTTP client sees it.
+pub(super) struct Link {
+    stream: Stream,
+    /// The other end is a proxy that wants to see the whole URL.
+    proxied: bool,
+}
+
+type Stream = Box<dyn Io>;
+
+/// What TCP, TLS and TLS within TLS have in common.
+trait Io: Read + Write + Unpin + Send {}
+impl<T: Read + Write + Unpin + Send> Io for T {}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.proxied)
+    }
+}
+
+impl Read for Link {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// For all addresses of a name together.
+const CONNECT_TIME: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(60);

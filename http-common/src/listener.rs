@@ -1,0 +1,148 @@
+//! A listening socket: from systemd, or bound at a path. Knows nothing of what is spoken over it.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use rustix::fs::Mode;
+use rustix::io::FdFlags;
+
+/// Why there is no listening socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// systemd's variables make no sense.
+    #[error("the environment variable {name} is not a number: {value:?}")]
+    NotANumber {
+        /// `LISTEN_PID` or `LISTEN_FDS`.
+        name: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// The inherited descriptor is no listening Unix stream socket.
+    #[error("the socket inherited from systemd is not a Unix stream socket (ListenStream= must name a path)")]
+    NotUnix(#[source] io::Error),
+    /// Something that is not a socket stands at the path.
+    #[error("{path} exists and is not a socket; remove it, or name another path in [endpoints]")]
+    Occupied {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The socket cannot be bound.
+    #[error("cannot listen on {path}")]
+    Bind {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The socket that systemd hands over, else one bound at `path` with mode 0660 (spec service-common 4.3, 4.4).
+///
+/// Must run while the process has one thread: it sets the umask for a moment.
+pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+    match inherited()? {
+        Some(listener) => Ok(listener),
+        None => bind(path),
+    }
+}
+
+/// The one socket passed by systemd; `None` if there is none for this process or more than one.
+fn inherited() -> Result<Option<UnixListener>, ListenError> {
+    let Some(pid) = number("LISTEN_PID")? else { return Ok(None) };
+    if pid != u64::from(std::process::id()) {
+        return Ok(None);
+    }
+    match number("LISTEN_FDS")? {
+        Some(1) => {}
+        Some(0) | None => return Ok(None),
+        Some(count) => {
+            tracing::warn!("{count} sockets were passed by systemd, one is expected: none of them is served");
+            return Ok(None);
+        }
+    }
+    let listener = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(ListenError::NotUnix)?;
+    if let Some(listener) = &listener {
+        let own = |error: rustix::io::Errno| ListenError::NotUnix(error.into());
+        rustix::io::fcntl_setfd(listener, FdFlags::CLOEXEC).map_err(own)?;
+    }
+    Ok(listener)
+}
+
+fn number(name: &'static str) -> Result<Option<u64>, ListenError> {
+    let Some(value) = env::var_os(name) else { return Ok(None) };
+    let value = value.to_string_lossy().into_owned();
+    match value.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(ListenError::NotANumber { name, value }),
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError::Bind { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
+        // A container's bind mount may have left an empty directory here; anything in it is not ours to delete.
+        Ok(found) if found.is_dir() && fs::remove_dir(path).is_ok() => {}
+        Ok(_) => return Err(ListenError::Occupied { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let before = rustix::process::umask(Mode::from_raw_mode(0o117));
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound.map_err(failed)?;
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
+    Ok(listener)
+}
+
+/// Connections that may wait to be accepted; the system's own maximum (`net.core.somaxconn`) applies too.
+const BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_the_mode_is_0660() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyd.sock");
+        drop(bind(&path).unwrap());
+        let _listener = bind(&path).unwrap();
+        assert_eq!(mode(&path), 0o660);
+    }
+
+    #[test]
+    fn only_a_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "precious").unwrap();
+        fs::create_dir_all(dir.path().join("tree/branch")).unwrap();
+        for name in ["file", "tree"] {
+            let refused = bind(&dir.path().join(name)).unwrap_err();
+            assert!(matches!(refused, ListenError::Occupied { .. }), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn an_empty_directory_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyd.sock");
+        fs::create_dir(&path).unwrap();
+        assert!(bind(&path).is_ok());
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let refused = bind(Path::new("/nonexistent/keyd.sock")).unwrap_err();
+        assert!(refused.to_string().contains("/nonexistent/keyd.sock"), "{refused}");
+    }
+}

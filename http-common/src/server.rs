@@ -1,0 +1,386 @@
+//! Accept, read, admit, call, reply, drain. Knows no endpoint.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::connections::{Connection, Connections, Phase, Registered, Watched};
+use crate::error::ErrorBody;
+use crate::limit::Limits;
+use crate::log::Repeats;
+use crate::router::{Body, Failure, Outcome, Running, Success, method_not_allowed};
+use crate::{ApiError, Handlers, Peer, Router};
+
+/// A service on a socket.
+pub struct Server<S> {
+    state: Arc<S>,
+    router: Router<S>,
+    limits: Limits,
+    connections: Arc<Connections>,
+    repeats: Repeats,
+}
+
+impl<S: Handlers> Server<S> {
+    /// Serves `router` with `state`: `max_requests` at a time for each uid, over at most `max_connections`.
+    pub fn new(state: Arc<S>, router: Router<S>, max_requests: usize, max_connections: usize) -> Self {
+        let connections = Connections::new(max_connections);
+        Self { state, router, limits: Limits::new(max_requests), connections, repeats: Repeats::default() }
+    }
+
+    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for [`DRAIN_LIMIT`] at
+    /// most.
+    pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<bool>) {
+        let server = Arc::new(self);
+        let reaper = tokio::spawn(Arc::clone(&server.connections).reap());
+        let mut pause = ACCEPT_PAUSE_MIN;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = told(&mut stop) => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    pause = ACCEPT_PAUSE_MIN;
+                    server.open(stream, stop.clone());
+                }
+                Err(error) => {
+                    server.repeats.warn("accept", format_args!("cannot accept a connection: {error}"));
+                    server.connections.evict();
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+        drop(listener);
+        reaper.abort();
+        server.drain().await;
+    }
+
+    async fn drain(&self) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        while self.connections.count() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts a task for a new connection. One whose peer is unknown is dropped.
+    fn open(self: &Arc<Self>, stream: UnixStream, stop: watch::Receiver<bool>) {
+        match Peer::of(&stream) {
+            Ok(peer) => {
+                let place = self.connections.register(peer.uid);
+                tokio::spawn(Arc::clone(self).converse(stream, peer, place, stop));
+            }
+            Err(error) => {
+                self.repeats.warn("peer", format_args!("a connection without credentials is dropped: {error}"));
+            }
+        }
+    }
+
+    /// Answers all requests of one connection.
+    async fn converse(
+        self: Arc<Self>,
+        stream: UnixStream,
+        peer: Peer,
+        place: Registered,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let connection = Arc::clone(&place.connection);
+        let service = hyper::service::service_fn(|request| {
+            let (server, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(server.answer(peer, &connection, request).await) }
+        });
+        let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .writev(false)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(io, service);
+        let mut http = http;
+        let ended = tokio::select! {
+            ended = &mut http => Some(ended),
+            () = connection.closing() => None,
+            () = told(&mut stop) => {
+                Pin::new(&mut http).graceful_shutdown();
+                Some((&mut http).await)
+            }
+        };
+        match ended {
+            Some(Err(error)) => tracing::debug!(uid = peer.uid, "a connection broke: {}", crate::chain(&error)),
+            Some(Ok(())) => {}
+            // The reaper's or an eviction's word: tell a client whose request was on its way, then close.
+            None if connection.phase().0 == Phase::Head => say_too_slow(http.into_parts().io.into_inner()).await,
+            None => {}
+        }
+    }
+
+    /// Answers one request.
+    async fn answer(
+        self: Arc<Self>,
+        peer: Peer,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Response<Full<Bytes>> {
+        connection.enter(Phase::Busy);
+        let _idle_again = Finally(|| connection.enter(Phase::Idle));
+        let begun = Instant::now();
+        let (head, body) = request.into_parts();
+        let mut pattern = "?";
+        let outcome = self.outcome(peer, &head, body, &mut pattern).await;
+        let status = match &outcome {
+            Ok(success) => success.status,
+            Err(failure) => failure.reply.status,
+        };
+        tracing::debug!(
+            "uid {} pid {} {} {} {pattern}: {} in {} us",
+            peer.uid,
+            peer.pid.unwrap_or_default(),
+            self.router.name(),
+            head.method,
+            status.as_u16(),
+            begun.elapsed().as_micros()
+        );
+        match outcome {
+            Ok(success) => success_reply(success),
+            Err(failure) => {
+                self.log_failure(peer, pattern, &failure);
+                error_reply(&failure.reply)
+            }
+        }
+    }
+
+    async fn outcome(
+        &self,
+        peer: Peer,
+        head: &http::request::Parts,
+        body: Incoming,
+        pattern: &mut &'static str,
+    ) -> Outcome {
+        let matched = self.router.find(&head.uri).map_err(Failure::plain)?;
+        *pattern = matched.pattern;
+        let bytes;
+        let body = match head.method {
+            Method::GET => Body::Absent,
+            Method::POST | Method::DELETE => {
+                bytes = read(body, &head.headers).await?;
+                match bytes.is_empty() || !is_json(&head.headers) {
+                    true => Body::Absent,
+                    false => Body::Json(&bytes),
+                }
+            }
+            Method::PUT if !is_json(&head.headers) => return Err(Failure::plain(unsupported_type())),
+            Method::PUT => {
+                bytes = read(body, &head.headers).await?;
+                Body::Json(&bytes)
+            }
+            _ => return Err(Failure::plain(method_not_allowed(&head.method))),
+        };
+        let running = matched.prepare(&self.state, peer, &head.method, &body).map_err(Failure::plain)?;
+        self.run_handler(peer, running).await
+    }
+
+    /// Runs a handler to its end, even if the caller hangs up. One that is ready at once costs no task.
+    async fn run_handler(&self, peer: Peer, mut running: Running) -> Outcome {
+        let permit = self.limits.admit(peer.uid).await.map_err(|throttled| {
+            let mut reply = ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled);
+            reply.retry_after = Some(THROTTLE_RETRY_SECS);
+            Failure::plain(reply)
+        })?;
+        let first = poll_fn(|cx| {
+            Poll::Ready(catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))))
+        });
+        match first.await {
+            Ok(Poll::Ready(outcome)) => outcome,
+            Ok(Poll::Pending) => {
+                let task = tokio::spawn(async move {
+                    let outcome = running.await;
+                    drop(permit);
+                    outcome
+                });
+                task.await.unwrap_or_else(|_| Err(Failure::panicked()))
+            }
+            Err(_) => Err(Failure::panicked()),
+        }
+    }
+
+    /// Internal errors are for the administrator; so is who is refused for want of a principal or of slots. The
+    /// rest is the caller's business. Repetitions are counted, not printed.
+    fn log_failure(&self, peer: Peer, pattern: &'static str, failure: &Failure) {
+        let status = failure.reply.status;
+        let line = format_args!(
+            "uid {} pid {}, {pattern}: {}: {}",
+            peer.uid,
+            peer.pid.unwrap_or_default(),
+            status.as_u16(),
+            failure.log
+        );
+        let kind = (pattern, status.as_u16(), peer.uid);
+        match status {
+            _ if status.is_server_error() => self.repeats.error(kind, line),
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => self.repeats.info(kind, line),
+            _ => tracing::debug!("{line}"),
+        }
+    }
+}
+
+impl Failure {
+    fn plain(reply: ApiError) -> Self {
+        Self { log: reply.message.replace('\n', ": "), reply }
+    }
+
+    fn panicked() -> Self {
+        let error = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "");
+        let reply = ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error);
+        Self { reply, log: "the handler panicked; this is a bug".to_owned() }
+    }
+}
+
+/// Returns when it is time to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // The sender being gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The whole body, within [`BODY_TIME`] and [`BODY_LIMIT`].
+async fn read(body: Incoming, headers: &HeaderMap) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = announced.unwrap_or_default();
+    let patient = !headers.contains_key(EXPECT);
+    if announced > BODY_LIMIT as u64 && !patient {
+        return Err(too_large());
+    }
+    let capacity = usize::try_from(announced).map_or(0, |announced| announced.min(FIRST_BUFFER));
+    let reading = collect(body, Zeroizing::new(Vec::with_capacity(capacity)));
+    match tokio::time::timeout(BODY_TIME, reading).await {
+        Ok(read) => read,
+        Err(_) => {
+            let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+            Err(Failure::plain(ApiError::new(StatusCode::REQUEST_TIMEOUT, message)))
+        }
+    }
+}
+
+async fn collect(mut body: Incoming, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::plain(ApiError::from_error(StatusCode::BAD_REQUEST, &error))
+        })?;
+        let Some(data) = frame.data_ref() else { continue };
+        total += data.len();
+        if total > DISCARD_LIMIT {
+            break;
+        }
+        if total <= BODY_LIMIT {
+            grow(&mut bytes, data.len());
+            bytes.extend_from_slice(data);
+        }
+    }
+    // What is too large was read on for a while: a client that sends first and reads then gets its answer.
+    if total > BODY_LIMIT { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Makes room for `more` bytes; what a reallocation leaves behind is wiped.
+fn grow(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
+    if bytes.capacity() - bytes.len() < more {
+        let mut larger = Vec::with_capacity((bytes.len() + more).next_power_of_two());
+        larger.extend_from_slice(bytes);
+        *bytes = Zeroizing::new(larger);
+    }
+}
+
+fn too_large() -> Failure {
+    let message = format!("the body is larger than {BODY_LIMIT} bytes");
+    Failure::plain(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+}
+
+fn unsupported_type() -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content-type has to be application/json")
+}
+
+/// Whether the body counts as JSON: also without any type, or with one that is not readable text.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(value)) = headers.get(CONTENT_TYPE).map(HeaderValue::to_str) else { return true };
+    let essence = value.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn success_reply(success: Success) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(success.body));
+    *reply.status_mut() = success.status;
+    if success.status != StatusCode::NO_CONTENT {
+        reply.headers_mut().insert(CONTENT_TYPE, JSON);
+    }
+    reply
+}
+
+fn error_reply(error: &ApiError) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(&ErrorBody { message: error.message.clone() }).unwrap_or_default();
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = error.status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    if matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(seconds) = error.retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    reply
+}
+
+/// Tells a client whose request's head does not come to its end. A client that does not read either learns it from
+/// the end of the connection.
+async fn say_too_slow(mut stream: Watched) {
+    let body = r#"{"message":"the head of the request did not arrive in time"}"#;
+    let reply = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    if tokio::time::timeout(ACCEPT_PAUSE_MAX, stream.write_all(reply.as_bytes())).await.is_err() {
+        tracing::debug!("a client neither sent its request nor took the reply");
+    }
+}
+
+/// Runs a function when dropped.
+struct Finally<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// A larger body is refused with 413.
+pub const BODY_LIMIT: usize = 1 << 20;
+/// How much of a body that is too large is read and thrown away before the refusal.
+const DISCARD_LIMIT: usize = 16 << 20;
+/// Bytes set aside on the word of a `content-length`.
+const FIRST_BUFFER: usize = 16 << 10;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// hyper's buffer for a request's head, in bytes; the spec has 414 above 65,534 bytes of target.
+const MAX_HEAD: usize = 417_792;
+/// `Retry-After` of a throttled request.
+const THROTTLE_RETRY_SECS: u64 = 1;
+/// How long accepted requests may take after the signal to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,343 @@
+//! A request struct ⇄ path, query and JSON body. Both directions are here, so that they cannot drift apart.
+//! Knows nothing of connections.
+
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::{Endpoint, Service};
+
+/// A request as it leaves a client.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    /// Path and query, percent-encoded, with `api-version`.
+    pub(crate) target: String,
+    /// JSON, or `None` when the request has nothing for a body.
+    pub(crate) body: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// Why a request cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    /// There is no body (or none of type JSON), and without one the request is not complete.
+    #[error("this request needs a JSON body")]
+    BodyMissing(#[source] serde_json::Error),
+    /// The body is not the JSON that this request needs.
+    #[error("the request does not fit its schema")]
+    Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What travels in the URI of a request, already decoded.
+#[derive(Debug, Default)]
+pub(crate) struct UriFields<'a> {
+    /// Names in the path with their values.
+    pub(crate) path: Vec<(&'a str, String)>,
+    /// All query parameters but `api-version`, in their order.
+    pub(crate) query: Vec<(String, String)>,
+}
+
+/// Writes `request` for the newest version of its service.
+pub(crate) fn encode<E: Endpoint>(request: &E) -> Result<Encoded, serde_json::Error> {
+    let version = E::Service::VERSIONS.last().map_or("", |version| version.as_str());
+    let names = UriNames::of(E::PATH);
+    if names.is_empty() {
+        let body = Zeroizing::new(serde_json::to_vec(request)?);
+        let body = (!matches!(body.as_slice(), b"{}" | b"null")).then_some(body);
+        return Ok(Encoded { target: format!("{}?api-version={version}", E::PATH), body });
+    }
+    let Value::Object(mut fields) = serde_json::to_value(request)? else {
+        return Err(de::Error::custom("a request with a path parameter is a struct with named fields"));
+    };
+    let mut target = String::new();
+    for piece in names.path.split('/').skip(1) {
+        target.push('/');
+        match placeholder(piece) {
+            Some(name) => target.push_str(&escaped(&text(fields.remove(name)).unwrap_or_default())),
+            None => target.push_str(piece),
+        }
+    }
+    target.push_str(&format!("?api-version={version}"));
+    for name in names.query() {
+        if let Some(value) = text(fields.remove(name)) {
+            target.push_str(&format!("&{name}={}", escaped(&value)));
+        }
+    }
+    let body = match fields.is_empty() {
+        true => None,
+        false => Some(Zeroizing::new(serde_json::to_vec(&fields)?)),
+    };
+    Ok(Encoded { target, body })
+}
+
+/// Reads a request; `body` is `None` where there is none or its type is not JSON.
+///
+/// A name of the URI wins over a body member of the same name. Of a repeated query parameter the first counts.
+pub(crate) fn decode<E: Endpoint>(uri: UriFields<'_>, body: Option<&[u8]>) -> Result<E, Unreadable> {
+    let names = UriNames::of(E::PATH);
+    match body {
+        Some(body) if names.is_empty() => from_slice(body),
+        Some(body) => {
+            let Unique(mut fields) = from_slice(body)?;
+            add_uri_fields(&mut fields, &names, uri);
+            serde_json::from_value(Value::Object(fields)).map_err(|error| Unreadable::Schema(error.into()))
+        }
+        None => {
+            let mut fields = Map::new();
+            add_uri_fields(&mut fields, &names, uri);
+            serde_json::from_value(Value::Object(fields)).map_err(Unreadable::BodyMissing)
+        }
+    }
+}
+
+/// Whether `body` is JSON at all.
+pub(crate) fn check_syntax(body: &[u8]) -> Result<(), Unreadable> {
+    from_slice::<IgnoredAny>(body).map(|_| ())
+}
+
+/// The percent-decoded text of a path segment; `None` if it is not UTF-8.
+pub(crate) fn unescaped(segment: &str) -> Option<String> {
+    percent_decode_str(segment).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// What a handler reads of what a client writes for `request`; the test of every `-api` crate that both are equal.
+///
+/// # Errors
+///
+/// A text that says at which step the request was lost.
+pub fn round_trip<E: Endpoint>(request: &E) -> Result<E, String> {
+    let encoded = encode(request).map_err(|error| format!("cannot be written: {error}"))?;
+    let (path, query) = encoded.target.split_once('?').unwrap_or((&encoded.target, ""));
+    let names = UriNames::of(E::PATH);
+    let mut fields = UriFields::default();
+    if names.path.split('/').count() != path.split('/').count() {
+        return Err(format!("{path} has other segments than {}", names.path));
+    }
+    for (name, segment) in names.path.split('/').zip(path.split('/')) {
+        match placeholder(name) {
+            Some(name) => fields.path.push((name, unescaped(segment).ok_or("not UTF-8")?)),
+            None if name == segment => {}
+            None => return Err(format!("{segment} is not {name}")),
+        }
+    }
+    let query = url::form_urlencoded::parse(query.as_bytes()).into_owned();
+    fields.query = query.filter(|(name, _)| name != "api-version").collect();
+    decode(fields, encoded.body.as_ref().map(|body| body.as_slice())).map_err(|error| crate::chain(&error))
+}
+
+/// The name in `{name}`.
+fn placeholder(piece: &str) -> Option<&str> {
+    piece.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn escaped(value: &str) -> String {
+    utf8_percent_encode(value, RESERVED).to_string()
+}
+
+fn text(value: Option<Value>) -> Option<String> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    }
+}
+
+/// Decodes from the bytes; a failure is looked at again to tell where it is.
+fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
+    serde_json::from_slice(body).map_err(|error| {
+        let mut again = serde_json::Deserializer::from_slice(body);
+        match serde_path_to_error::deserialize::<_, T>(&mut again) {
+            Err(located) => Unreadable::Schema(located.into()),
+            Ok(_) => Unreadable::Schema(error.into()),
+        }
+    })
+}
+
+fn add_uri_fields(fields: &mut Map<String, Value>, names: &UriNames, uri: UriFields<'_>) {
+    let in_query = |name: &String| names.query().any(|known| known == name);
+    for (name, value) in uri.query.into_iter().filter(|(name, _)| in_query(name)).rev() {
+        fields.insert(name, Value::String(value));
+    }
+    for (name, value) in uri.path {
+        fields.insert(name.to_owned(), Value::String(value));
+    }
+}
+
+/// The names that an endpoint's path puts into the URI.
+struct UriNames {
+    path: &'static str,
+    query: &'static str,
+}
+
+impl UriNames {
+    fn of(path: &'static str) -> Self {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        Self { path, query }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.query.is_empty() && !self.path.contains('{')
+    }
+
+    fn query(&self) -> impl Iterator<Item = &'static str> {
+        self.query.split('&').filter(|name| !name.is_empty())
+    }
+}
+
+/// The members of a body whose request has other fields in the URI; no member may occur twice. Any JSON value but
+/// an object has no members: such bodies are accepted where none is needed.
+struct Unique(Map<String, Value>);
+
+impl<'de> de::Deserialize<'de> for Unique {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+        let mut fields = Map::new();
+        while let Some((name, value)) = members.next_entry::<String, Value>()? {
+            if fields.contains_key(&name) {
+                return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+            fields.insert(name, value);
+        }
+        Ok(Unique(fields))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_bool<X>(self, _: bool) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_i64<X>(self, _: i64) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_u64<X>(self, _: u64) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_f64<X>(self, _: f64) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_str<X>(self, _: &str) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+
+    fn visit_unit<X>(self) -> Result<Unique, X> {
+        Ok(Unique(Map::new()))
+    }
+}
+
+/// Everything but RFC 3986's unreserved characters is escaped in a path segment or query value, also `/` and `%`.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// A request with fields in path, query and body.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "camelCase")]
+    struct Move {
+        key_id: String,
+        r#type: Option<String>,
+        from: String,
+    }
+
+    /// A request whose fields are all in the body.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    struct Sign {
+        handle: String,
+        comment: Option<String>,
+    }
+
+    /// A request without fields.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    struct Ping {}
+
+    crate::endpoints! {
+        /// For tests.
+        TestApi "test" ["2020-09-01", "2021-05-01"];
+        POST "/keypair/{keyId}?type" since "2020-09-01" Move -> NO_CONTENT ();
+        POST "/sign" since "2020-09-01" Sign -> OK String;
+        GET "/ping" since "2021-05-01" Ping -> OK String;
+    }
+
+    fn moved(id: &str, kind: Option<&str>) -> Move {
+        Move { key_id: id.into(), r#type: kind.map(Into::into), from: "old".into() }
+    }
+
+    #[test]
+    fn what_a_client_writes_is_what_a_handler_reads() {
+        for id in ["a", "a/b%20c d?", "wé/ird %41 id?", "..", "$edgeAgent", "x&type=y#z"] {
+            for kind in [None, Some("aziot"), Some("a&b=c")] {
+                let request = moved(id, kind);
+                assert_eq!(round_trip(&request), Ok(request));
+            }
+        }
+        let request = Sign { handle: "sr=a&sig=b".into(), comment: None };
+        assert_eq!(round_trip(&request), Ok(request));
+        assert_eq!(round_trip(&Ping {}), Ok(Ping {}));
+    }
+
+    #[test]
+    fn the_newest_version_is_sent_and_a_body_only_if_there_is_something_in_it() {
+        let encoded = encode(&moved("a/b", Some("x"))).unwrap();
+        assert_eq!(encoded.target, "/keypair/a%2Fb?api-version=2021-05-01&type=x");
+        assert_eq!(encoded.body.unwrap().as_slice(), br#"{"from":"old"}"#);
+        assert!(encode(&Ping {}).unwrap().body.is_none());
+    }
+
+    fn uri(path: &str, query: &[&str]) -> UriFields<'static> {
+        let query = query.iter().map(|value| ("type".to_owned(), (*value).to_owned())).collect();
+        UriFields { path: vec![("keyId", path.to_owned())], query }
+    }
+
+    #[test]
+    fn the_uri_wins_over_the_body_and_the_first_parameter_over_the_next() {
+        let body = br#"{"keyId":"other","type":"other","from":"old","unknown":[1]}"#;
+        let request: Move = decode(uri("a", &["first", "second"]), Some(body)).unwrap();
+        assert_eq!(request, moved("a", Some("first")));
+    }
+
+    #[test]
+    fn a_body_member_serves_where_the_query_has_none() {
+        let request: Move = decode(uri("a", &[]), Some(br#"{"type":"aziot","from":"old"}"#)).unwrap();
+        assert_eq!(request, moved("a", Some("aziot")));
+    }
+
+    #[test]
+    fn missing_bodies_and_wrong_bodies_are_told_apart() {
+        let without = decode::<Move>(uri("a", &[]), None).unwrap_err();
+        assert!(matches!(without, Unreadable::BodyMissing(_)), "{without:?}");
+        for body in ["", "{", "{} x", r#"{"from":1}"#, r#"{"from":"a","from":"b"}"#, "{}"] {
+            let wrong = decode::<Move>(uri("a", &[]), Some(body.as_bytes())).unwrap_err();
+            assert!(matches!(wrong, Unreadable::Schema(_)), "{body}: {wrong:?}");
+        }
+        for body in [r#"{"handle":"a","handle":"b"}"#, "{}", r#"{"handle":"a"} 1"#] {
+            let wrong = decode::<Sign>(UriFields::default(), Some(body.as_bytes())).unwrap_err();
+            assert!(matches!(wrong, Unreadable::Schema(_)), "{body}: {wrong:?}");
+        }
+    }
+}
