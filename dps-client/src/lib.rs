@@ -1,1 +1,99 @@
-//! To be filled.
+//! Registers a device with the Device Provisioning Service: who is my hub, what is my name there?
+//!
+//! ```text
+//! DpsClient::register (this file)   performs what the protocol asks for: calls, waits
+//!   ├ protocol.rs                   decides: a pure state machine
+//!   ├ schema.rs                     the JSON
+//!   └ http_common::https::Cloud     tokens, attempts, TLS, proxy
+//! ```
+//!
+//! Does not know who signs ([`Signer`]), nor what becomes of the answer.
+
+mod auth;
+mod error;
+mod protocol;
+mod schema;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Method;
+use http_common::https::{Call, Cloud, Credentials};
+use http_common::sas::{Scope, Signer};
+use serde_json::Value;
+use url::Url;
+
+pub use auth::derive_device_key;
+pub use error::Error;
+pub use schema::Assignment;
+
+use protocol::{Action, Register};
+
+/// A device side client of DPS.
+#[derive(Clone)]
+pub struct DpsClient {
+    cloud: Cloud,
+    /// Scheme, host and port, without a slash at the end.
+    base: String,
+}
+
+/// Whom to register.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The id scope, such as `0ne00ABC123`.
+    pub id_scope: String,
+    /// The registration id; for X.509 the common name of the certificate.
+    pub registration_id: String,
+    /// What a custom allocation function is told, if anything.
+    pub payload: Option<Value>,
+}
+
+impl DpsClient {
+    /// A client for the service at `global_endpoint`, an `https` (or, for test beds, `http`) URL. Its path is not used.
+    pub fn new(cloud: Cloud, global_endpoint: &str) -> Result<Self, Error> {
+        let bad = || Error::BadEndpoint { url: global_endpoint.to_owned() };
+        let url: Url = global_endpoint.trim().parse().map_err(|_| bad())?;
+        let host = url.host().ok_or_else(bad)?;
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(bad());
+        }
+        if url.scheme() == "http" {
+            tracing::warn!("DPS is reached without TLS at {global_endpoint}; use this in test beds only");
+        }
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Ok(Self { cloud, base: format!("{}://{host}{port}", url.scheme()) })
+    }
+
+    /// Register and wait for the assignment, at most until `deadline` and never longer than ten minutes after DPS took
+    /// the registration.
+    pub async fn register<S: Signer>(
+        &self,
+        registration: &Registration,
+        credentials: &Credentials<S>,
+        deadline: Instant,
+    ) -> Result<Assignment, Error> {
+        let scope = Scope::dps(&registration.id_scope, &registration.registration_id);
+        let mut protocol = Register::new(registration);
+        let started = Instant::now();
+        let mut action = protocol.start();
+        loop {
+            let (method, path, body) = match action {
+                Action::Put { path, body } => (Method::PUT, path, Some(Bytes::from(body))),
+                Action::WaitThenGet { after, path } => {
+                    if after >= deadline.saturating_duration_since(Instant::now()) {
+                        return Err(Error::TooSlow { waited: started.elapsed() });
+                    }
+                    tokio::time::sleep(after).await;
+                    (Method::GET, path, None)
+                }
+                Action::Done(assignment) => return Ok(*assignment),
+            };
+            let uri = format!("{}{path}", self.base)
+                .parse()
+                .map_err(|_| Error::BadEndpoint { url: self.base.clone() })?;
+            let call = Call { method, uri, if_match: None, body, scope: &scope, accept: protocol.accepts() };
+            let reply = self.cloud.call(&call, credentials, deadline).await?;
+            action = protocol.on_reply(&reply, started.elapsed())?;
+        }
+    }
+}

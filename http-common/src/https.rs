@@ -142,7 +142,9 @@ impl HttpsError {
     /// True if this is what being offline looks like: trying again later may help without any change here.
     pub fn is_network(&self) -> bool {
         match self {
-            Self::NotConnected { .. } | Self::Proxy { .. } | Self::TimedOut { .. } | Self::Broken { .. } => true,
+            Self::NotConnected { .. } | Self::Proxy { .. } | Self::TimedOut { .. } | Self::Broken { .. } => {
+                true
+            }
             Self::BadProxy { .. }
             | Self::Setup(_)
             | Self::Untrusted { .. }
@@ -163,7 +165,11 @@ impl Https {
     }
 
     /// Send `request` (with an absolute URI) and read the whole answer, all within `timeout`. Any status is an answer.
-    pub async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, HttpsError> {
+    pub async fn send(
+        &self,
+        request: Request<Bytes>,
+        timeout: Duration,
+    ) -> Result<Response<Bytes>, HttpsError> {
         let peer = peer_of(request.uri());
         let request = self.complete(request);
         let client = self.client()?;

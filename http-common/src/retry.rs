@@ -48,7 +48,11 @@ impl FailureKind {
     /// May pass without anybody doing anything: stay with what is known, try again later, do not register again.
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Network | Self::Untrusted | Self::Throttled { .. } | Self::Server { .. } | Self::Credential => true,
+            Self::Network
+            | Self::Untrusted
+            | Self::Throttled { .. }
+            | Self::Server { .. }
+            | Self::Credential => true,
             Self::CertificateRefused
             | Self::Unauthorized
             | Self::Forbidden
@@ -136,7 +140,9 @@ fn pause(kind: FailureKind, nth: u32, random: f64) -> Duration {
             let (base, jitter) = THROTTLE_PAUSES[THROTTLE_PAUSES.len().min(nth as usize + 1) - 1];
             Duration::from_secs(base) + Duration::from_secs(jitter).mul_f64(random)
         }
-        FailureKind::Server { retry_after: Some(asked) } => asked.max(NETWORK_PAUSE) + SHORTEST.mul_f64(random),
+        FailureKind::Server { retry_after: Some(asked) } => {
+            asked.max(NETWORK_PAUSE) + SHORTEST.mul_f64(random)
+        }
         FailureKind::Server { retry_after: None } => {
             let base = NETWORK_PAUSE.saturating_mul(2_u32.saturating_pow(nth)).min(SERVER_PAUSE_LIMIT);
             base + base.mul_f64(random / 2.0)

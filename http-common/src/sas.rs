@@ -142,8 +142,17 @@ fn unix_seconds(time: SystemTime) -> i64 {
 const TRAVEL_SECONDS: u64 = 30;
 
 /// What is encoded in the audience; `/ % + : @ & $` and others stay raw.
-const RESOURCE: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'#').add(b'?').add(b'{').add(b'}').add(b'=');
+const RESOURCE: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`')
+    .add(b'#')
+    .add(b'?')
+    .add(b'{')
+    .add(b'}')
+    .add(b'=');
 
 #[cfg(test)]
 mod tests {

@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
-use super::failure::{self, CloudFailure};
 use super::Https;
+use super::failure::{self, CloudFailure};
 use crate::retry::{Attempts, FailureKind, RetryPolicy};
 use crate::sas::{Scope, ServerClock, SignError, Signer};
 
@@ -149,7 +149,8 @@ impl Cloud {
         }
         let (head, body) = self.https.send(request, self.options.attempt.min(left)).await?.into_parts();
         let now = SystemTime::now();
-        if let Some(date) = failure::date(&head.headers).filter(|_| call.uri.scheme() == Some(&Scheme::HTTPS)) {
+        if let Some(date) = failure::date(&head.headers).filter(|_| call.uri.scheme() == Some(&Scheme::HTTPS))
+        {
             self.clock.learn(now, date);
         }
         if !call.accept.contains(&head.status) {

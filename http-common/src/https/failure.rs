@@ -51,7 +51,14 @@ impl CloudFailure {
     /// An answer whose status was fine but which does not say what it should; `what` names it.
     pub fn invalid(status: StatusCode, what: impl Into<Box<str>>) -> Self {
         let status = Some(status);
-        Self { kind: FailureKind::Invalid, status, code: None, message: what.into(), tracking_id: None, source: None }
+        Self {
+            kind: FailureKind::Invalid,
+            status,
+            code: None,
+            message: what.into(),
+            tracking_id: None,
+            source: None,
+        }
     }
 
     /// From an answer that is not one of those the call accepts, received at `now`.
@@ -203,20 +210,34 @@ mod tests {
     use super::*;
 
     fn failure(status: u16, headers: &[(&'static str, &str)], body: &str) -> CloudFailure {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        CloudFailure::from_answer(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes(), SystemTime::now())
+        let headers =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        CloudFailure::from_answer(
+            StatusCode::from_u16(status).unwrap(),
+            &headers,
+            body.as_bytes(),
+            SystemTime::now(),
+        )
     }
 
     #[test]
     fn every_envelope_is_understood() {
         let table = [
             (
-                failure(404, &[("iothub-errorcode", "ModuleNotFound")], r#"{"Message":"m","ExceptionMessage":"e"}"#),
+                failure(
+                    404,
+                    &[("iothub-errorcode", "ModuleNotFound")],
+                    r#"{"Message":"m","ExceptionMessage":"e"}"#,
+                ),
                 "the service answered 404 (ModuleNotFound) \"m\"",
             ),
             (failure(400, &[], r#"{"errorMessage":"bad"}"#), "the service answered 400 \"bad\""),
             (
-                failure(401, &[("x-ms-request-id", "h")], r#"{"errorCode":401002,"message":"no","trackingId":"t"}"#),
+                failure(
+                    401,
+                    &[("x-ms-request-id", "h")],
+                    r#"{"errorCode":401002,"message":"no","trackingId":"t"}"#,
+                ),
                 "the service answered 401 (401002) \"no\", tracking id t",
             ),
             (failure(401, &[("x-ms-request-id", "h")], ""), "the service answered 401, tracking id h"),
@@ -228,7 +249,10 @@ mod tests {
                 failure(502, &[], "<html><h1>502 Bad\n Gateway</h1><p class='a'>x</html>"),
                 "the service answered 502 \"502 Bad Gateway x\"",
             ),
-            (failure(400, &[], r#"{"message":"cut"#), "the service answered 400 \"{\\\"message\\\":\\\"cut\""),
+            (
+                failure(400, &[], r#"{"message":"cut"#),
+                "the service answered 400 \"{\\\"message\\\":\\\"cut\"",
+            ),
             (failure(400, &[], r#"{"message":{"odd":1},"errorCode":[]}"#), "the service answered 400"),
             (failure(400, &[], "[1]"), "the service answered 400 \"[1]\""),
             (failure(400, &[], "\u{0}\u{7}"), "the service answered 400 \"  \""),
@@ -265,9 +289,13 @@ mod tests {
     #[test]
     fn retry_after_is_measured_by_the_services_clock() {
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-        let asked = failure(429, &[date, ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")], "").kind.retry_after();
+        let asked =
+            failure(429, &[date, ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")], "").kind.retry_after();
         assert_eq!(asked, Some(Duration::from_secs(30)));
-        assert_eq!(failure(503, &[("retry-after", "9")], "").kind.retry_after(), Some(Duration::from_secs(9)));
+        assert_eq!(
+            failure(503, &[("retry-after", "9")], "").kind.retry_after(),
+            Some(Duration::from_secs(9))
+        );
     }
 
     #[test]

@@ -37,7 +37,9 @@ impl ProxyRules {
             let set = names.into_iter().map(|name| (name, var(name).unwrap_or_default()));
             set.into_iter().find(|(_, value)| !value.trim().is_empty())
         };
-        let Some((variable, proxy)) = first(["HTTPS_PROXY", "https_proxy"]) else { return Ok(Self::default()) };
+        let Some((variable, proxy)) = first(["HTTPS_PROXY", "https_proxy"]) else {
+            return Ok(Self::default());
+        };
         let except = first(["NO_PROXY", "no_proxy"]).map(|(_, value)| value).unwrap_or_default();
         Self::parse(variable, &proxy, &except)
     }
@@ -98,7 +100,8 @@ mod tests {
 
     /// The proxy chosen for `server` with these variables, or the name of the bad variable.
     fn choose(vars: &[(&str, &str)], server: &str) -> Result<Option<String>, String> {
-        let var = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let var =
+            |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         match ProxyRules::from_vars(var) {
             Ok(rules) => Ok(rules.describe(server)),
             Err(HttpsError::BadProxy { variable }) => Err(variable),

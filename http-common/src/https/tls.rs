@@ -157,7 +157,10 @@ fn is_hashed_name(name: &str) -> bool {
 
 /// True if more authorities might mend this result.
 pub(super) fn lacks_issuer(result: X509VerifyResult) -> bool {
-    matches!(result.as_raw(), UNABLE_TO_GET_ISSUER | UNABLE_TO_GET_ISSUER_LOCALLY | SELF_SIGNED_IN_CHAIN | UNVERIFIABLE)
+    matches!(
+        result.as_raw(),
+        UNABLE_TO_GET_ISSUER | UNABLE_TO_GET_ISSUER_LOCALLY | SELF_SIGNED_IN_CHAIN | UNVERIFIABLE
+    )
 }
 
 /// Why a server's certificate was not accepted, and where to look.

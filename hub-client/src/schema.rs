@@ -1,0 +1,138 @@
+//! The JSON of the hub's module registry. Members we do not know are ignored, and so are keys: ours are derived.
+
+use bytes::Bytes;
+use http_common::https::{CloudFailure, Reply};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::Error;
+
+/// The version of the registry API that this client speaks.
+pub(crate) const API_VERSION: &str = "2017-11-08-preview";
+
+/// A module identity as the hub has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Module {
+    /// Its name within the device.
+    pub module_id: String,
+    /// The device it belongs to.
+    pub device_id: String,
+    /// Who manages it, such as `IotEdge`.
+    #[serde(default, deserialize_with = "filled")]
+    pub managed_by: Option<String>,
+    /// Changes when a module is removed and made again.
+    #[serde(default, deserialize_with = "filled")]
+    pub generation_id: Option<String>,
+    /// Changes with every change.
+    #[serde(default, deserialize_with = "filled")]
+    pub etag: Option<String>,
+    /// How it proves who it is.
+    #[serde(default, rename = "authentication", deserialize_with = "auth_type")]
+    pub auth_type: Option<AuthType>,
+}
+
+/// How a module proves who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthType {
+    /// Not at all.
+    None,
+    /// With tokens signed by a symmetric key.
+    Sas,
+    /// With a certificate known by its thumbprint.
+    X509,
+    /// In a way this client does not deal with, such as `selfSigned`.
+    Other(String),
+}
+
+/// The two keys of a module, in base64. Wiped from memory when dropped.
+pub struct ModuleKeys {
+    /// The primary key.
+    pub primary: Zeroizing<String>,
+    /// The secondary key.
+    pub secondary: Zeroizing<String>,
+}
+
+/// The body of a PUT.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ModuleBody<'a> {
+    module_id: &'a str,
+    device_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication: Option<Authentication<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Authentication<'a> {
+    symmetric_key: SymmetricKey<'a>,
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SymmetricKey<'a> {
+    primary_key: &'a str,
+    secondary_key: &'a str,
+}
+
+impl<'a> ModuleBody<'a> {
+    pub(crate) fn new(module_id: &'a str, device_id: &'a str) -> Self {
+        Self { module_id, device_id, managed_by: None, authentication: None }
+    }
+
+    pub(crate) fn with_keys(module: &'a Module, device_id: &'a str, keys: &'a ModuleKeys) -> Self {
+        let symmetric_key = SymmetricKey { primary_key: &keys.primary, secondary_key: &keys.secondary };
+        Self {
+            module_id: &module.module_id,
+            device_id,
+            managed_by: module.managed_by.as_deref(),
+            authentication: Some(Authentication { symmetric_key, r#type: "sas" }),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Bytes {
+        let json = serde_json::to_vec(self).expect("strings can be written as JSON");
+        Bytes::from_owner(Zeroizing::new(json))
+    }
+}
+
+/// The modules in the answer to a list. One that cannot be understood does not hide the others.
+pub(crate) fn modules(reply: &Reply) -> Result<Vec<Module>, Error> {
+    let entries: Vec<Value> = reply.json()?;
+    let known = entries.len();
+    let modules: Vec<Module> = entries.into_iter().filter_map(understood).collect();
+    if modules.is_empty() && known > 0 {
+        return Err(CloudFailure::invalid(reply.status, "a list without a single module in it").into());
+    }
+    Ok(modules)
+}
+
+fn understood(entry: Value) -> Option<Module> {
+    Module::deserialize(entry)
+        .map_err(|err| tracing::warn!("the hub lists a module that is ignored: {err}"))
+        .ok()
+}
+
+/// A string; null and nothing are the same.
+fn filled<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.filter(|text| !text.is_empty()))
+}
+
+fn auth_type<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AuthType>, D::Error> {
+    #[derive(Deserialize)]
+    struct Authentication {
+        r#type: Option<String>,
+    }
+    let name = Option::<Authentication>::deserialize(from)?.and_then(|authentication| authentication.r#type);
+    Ok(name.map(|name| match name.as_str() {
+        "none" => AuthType::None,
+        "sas" => AuthType::Sas,
+        "x509" => AuthType::X509,
+        _ => AuthType::Other(name),
+    }))
+}
