@@ -25,7 +25,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     write_with(path, mode, |file| file.write_all(bytes))
 }
 
-/// [`write`](self::write), unless `path` is a regular file with these bytes and this mode already. Whether it was written.
+/// [`write()`], unless `path` is a regular file with these bytes and this mode already. Whether it was written.
 pub fn write_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     if holds(path, bytes, mode) {
         return Ok(false);
@@ -61,7 +61,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     both().map_err(|source| Error::NotRenamed { from: from.to_owned(), to: to.to_owned(), source })
 }
 
-/// Remove what a crash amid [`write`](self::write) left in `directory`. The number of files removed.
+/// Remove what a crash amid [`write()`] left in `directory`. The number of files removed.
 ///
 /// Only for a time when nobody writes there, such as the start of a daemon. A missing directory has no leftovers.
 pub fn clean_leftovers(directory: &Path) -> Result<usize, Error> {

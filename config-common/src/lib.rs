@@ -33,13 +33,15 @@ mod error;
 mod files;
 mod merge;
 mod secret;
+mod service;
 mod watch;
 
 pub use acl::{Acl, Allowed};
-pub use endpoints::{CONFIG_DIRECTORY, ConfigPaths, Endpoint, Endpoints, SOCKET_DIRECTORY, Service};
+pub use endpoints::{Endpoint, Endpoints, SOCKET_DIRECTORY};
 pub use error::Error;
 pub use merge::{KeyPath, Origin};
 pub use secret::{Base64, Secret};
+pub use service::{CONFIG_DIRECTORY, ConfigPaths, Service};
 pub use watch::Watch;
 
 use merge::Document;
