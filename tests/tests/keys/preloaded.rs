@@ -1,0 +1,92 @@
+//! Settings of keyd: preloaded keys and starts that must fail: checklist 50-52.
+
+use std::fs;
+
+use serde_json::json;
+use suite_tests::{
+    harness::{KEYD, Setup},
+    keys::{Keys, by_handle},
+    openssl::{hmac, openssl},
+};
+
+#[test]
+fn keys_50_a_preloaded_key_of_any_length_works() {
+    let setup = Setup::new(&KEYD);
+    let file = setup.directory().join("device id");
+    fs::write(&file, b"short").unwrap();
+    let uri = format!("file://{}/device%20id", setup.directory().display());
+    let keyd = setup.config(&format!("[preloaded_keys]\ndevice-id = '{uri}'\n")).start();
+    let client = keyd.client();
+    assert_eq!(client.hmac(&client.load_key("device-id"), b"m"), hmac(b"short", b"m"));
+    let made = client.create_key("device-id", "sign");
+    assert_eq!(fs::read(&file).unwrap(), b"short", "it exists, so it stays");
+    client.delete("/key", Some(&by_handle(&made))).expect(204);
+    assert!(!file.exists(), "a delete reaches preloaded keys too");
+}
+
+#[test]
+fn keys_50_a_preloaded_pair_is_a_pem_file() {
+    let setup = Setup::new(&KEYD);
+    let file = setup.directory().join("id.pem");
+    let pem = openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], b"");
+    fs::write(&file, &pem).unwrap();
+    let keyd = setup.config(&format!("[preloaded_keys]\nest-id = 'file://{}'\n", file.display())).start();
+    let client = keyd.client();
+    assert_eq!(client.public_key(&client.load_pair("est-id")), openssl(&["pkey", "-pubout"], &pem));
+}
+
+#[test]
+fn keys_50_what_is_missing_is_created_in_place() {
+    let setup = Setup::new(&KEYD);
+    let directory = setup.directory().to_owned();
+    let uri = |name: &str| format!("{name} = 'file://localhost{}/{name}'\n", directory.display());
+    let keyd =
+        setup.config(&format!("[preloaded_keys]\n{}{}{}", uri("key"), uri("pair"), uri("imported"))).start();
+    let client = keyd.client();
+    client.get("/key/key").expect(400);
+    let key = client.create_key("key", "sign");
+    assert_eq!(client.hmac(&key, b"m"), hmac(&fs::read(directory.join("key")).unwrap(), b"m"));
+    let pair = client.create_pair("pair", "ec-p256");
+    let pem = fs::read(directory.join("pair")).unwrap();
+    assert_eq!(client.public_key(&pair), openssl(&["pkey", "-pubout"], &pem));
+    client.import_key("imported", "sign", b"bytes");
+    assert_eq!(fs::read(directory.join("imported")).unwrap(), b"bytes");
+    let keys = keyd.home().join("keys");
+    assert_eq!(fs::read_dir(keys).unwrap().count(), 1, "only the validation key lies among the others");
+    client.post("/keypair/ordinary", &json!({ "from": "pair" })).expect(204);
+    assert!(!directory.join("pair").exists());
+}
+
+#[test]
+fn keys_51_a_preloaded_token_key_without_library_is_400() {
+    let keyd =
+        Setup::new(&KEYD).config("[preloaded_keys]\na = 'pkcs11:token=t;object=o?pin-value=1'\n").start();
+    let client = keyd.client();
+    client.get("/key/a").expect(400);
+    client.get("/keypair/a").expect(400);
+    client.post("/key", &json!({ "keyId": "a", "usage": "sign" })).expect(400);
+    client.create_key("b", "sign");
+}
+
+#[test]
+fn keys_52_settings_that_cannot_be_end_the_start() {
+    for config in [
+        "[aziot_keys]\nunknown = 'x'\n",
+        "[aziot_keys]\nhomedir_path = 1\n",
+        "[preloaded_keys]\n'' = 'file:///tmp/x'\n",
+        "[preloaded_keys]\na = 'nonsense'\n",
+        "[preloaded_keys]\na = 'http://host/path'\n",
+        "[preloaded_keys]\na = 'file://host/path'\n",
+        "[preloaded_keys]\na = 7\n",
+        "[preloaded_keys]\na = 'pkcs11:object=o'\n",
+        "[[principal]]\nuid = 1000\n",
+        "[[principal]]\nkeys = []\n",
+        "[[principal]]\nuid = -1\nkeys = []\n",
+        "[[principal]]\nuid = 4294967296\nkeys = []\n",
+        "[[principal]]\nuid = 1000\nkeys = '*'\n",
+    ] {
+        let ended = Setup::new(&KEYD).config(config).start_and_end();
+        assert_eq!(ended.status.code(), Some(1), "{config}: {}", ended.log);
+        assert!(ended.log.lines().any(|line| line.starts_with("<3>")), "{config}: {}", ended.log);
+    }
+}
