@@ -69,7 +69,10 @@ pub fn run<D: Daemon>() -> ExitCode {
             }
             Some("--check-config") => check_only = true,
             // Upstream's daemons ignore whatever they are given; a unit file may rely on it.
-            _ => eprintln!("<4>{}: the argument {argument:?} is not known and ignored; see --help", D::SERVICE.binary()),
+            _ => eprintln!(
+                "<4>{}: the argument {argument:?} is not known and ignored; see --help",
+                D::SERVICE.binary()
+            ),
         }
     }
     log::init();
@@ -103,6 +106,14 @@ enum StartError<E: std::error::Error + 'static> {
 
 fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>> {
     let paths = ConfigPaths::from_env(D::SERVICE);
+    // Begins before the files are read, so that no change falls between.
+    let (changed, mut changes) = mpsc::channel(1);
+    let _watch = (!check_only).then(|| {
+        Watch::start(&paths.file, &paths.directory, move || {
+            // A change that is already announced covers this one.
+            let _ = changed.try_send(());
+        })
+    });
     let config = read::<D>(&paths).map_err(StartError::Config)?;
     D::check(&config).map_err(StartError::Refused)?;
     if check_only {
@@ -114,7 +125,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         log::set_level(level);
     }
     let max_connections = raise_descriptor_limit();
-    // Bound before there is a second thread, see listen; clients wait in its queue until the state is made.
+    // Bound before another thread makes files, see listen; clients wait in its queue until the state is made.
     let listener = listen(common.endpoint.path()).map_err(StartError::Socket)?;
     let system = |what| move |source| StartError::System { what, source };
     let runtime = runtime(D::WORKERS).map_err(system("runtime"))?;
@@ -128,7 +139,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         let serving = tokio::spawn(server.run(listener, stopping));
         tracing::info!("{} {} serves {}", D::SERVICE.binary(), D::VERSION, common.endpoint.path().display());
         notify(&[NotifyState::Ready]);
-        supervise::<D>(&paths, &state, &mut signals).await;
+        supervise::<D>(&paths, &state, &mut signals, &mut changes).await;
         notify(&[NotifyState::Stopping]);
         stop.send_replace(true);
         // A panic of the accept loop is all that this could report, and the log has it.
@@ -141,19 +152,18 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
 }
 
 /// Reloads on a change of the files or SIGHUP, until SIGTERM or SIGINT.
-async fn supervise<D: Daemon>(paths: &ConfigPaths, state: &Arc<D>, signals: &mut Signals) {
-    let (changed, mut changes) = mpsc::channel(1);
-    let by_file = changed.clone();
-    let _watch = Watch::start(&paths.file, &paths.directory, move || {
-        // A change that is already announced covers this one.
-        let _ = by_file.try_send(());
-    });
+async fn supervise<D: Daemon>(
+    paths: &ConfigPaths,
+    state: &Arc<D>,
+    signals: &mut Signals,
+    changes: &mut mpsc::Receiver<()>,
+) {
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return,
             _ = signals.interrupt.recv() => return,
             _ = signals.hangup.recv() => {}
-            _ = changes.recv() => {}
+            Some(()) = changes.recv() => {}
         }
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Ready)]);
         reload::<D>(paths, state).await;
@@ -169,7 +179,8 @@ async fn reload<D: Daemon>(paths: &ConfigPaths, state: &Arc<D>) {
         D::check(&config).map_err(StartError::Refused)?;
         Ok(config)
     });
-    let read: Result<D::Config, StartError<D::Error>> = read.await.expect("reading a configuration does not panic");
+    let read: Result<D::Config, StartError<D::Error>> =
+        read.await.expect("reading a configuration does not panic");
     match read {
         Ok(config) => {
             if let Some(level) = D::common(&config).log_level {
@@ -178,7 +189,9 @@ async fn reload<D: Daemon>(paths: &ConfigPaths, state: &Arc<D>) {
             state.reload(config).await;
             tracing::info!("the changed configuration is in force");
         }
-        Err(error) => tracing::warn!("the changed configuration is not taken, the old one stays: {}", chain(&error)),
+        Err(error) => {
+            tracing::warn!("the changed configuration is not taken, the old one stays: {}", chain(&error));
+        }
     }
 }
 
@@ -255,11 +268,8 @@ AZIOT_LOG (or log_level in the configuration) sets the log level: off, error, wa
         version = D::VERSION,
         file = paths.file.display(),
         directory = paths.directory.display(),
-        variables = format_args!(
-            "{} and {}",
-            D::SERVICE.config_variable(),
-            D::SERVICE.config_directory_variable()
-        ),
+        variables =
+            format_args!("{} and {}", D::SERVICE.config_variable(), D::SERVICE.config_directory_variable()),
     )
 }
 

@@ -72,7 +72,8 @@ impl Limits {
     fn slots(&self, uid: u32) -> Arc<Slots> {
         let mut by_uid = self.by_uid.lock().expect("no panic while held");
         if by_uid.len() > REMEMBERED {
-            by_uid.retain(|_, slots| slots.free.available_permits() < self.max || Arc::strong_count(slots) > 1);
+            by_uid
+                .retain(|_, slots| slots.free.available_permits() < self.max || Arc::strong_count(slots) > 1);
         }
         let slots = by_uid.entry(uid).or_insert_with(|| {
             Arc::new(Slots { free: Arc::new(Semaphore::new(self.max)), waiting: AtomicUsize::new(0) })
@@ -145,7 +146,9 @@ mod tests {
             let limits = Arc::clone(&limits);
             tokio::spawn(async move { limits.admit(7).await.map(drop) });
         }
-        tokio::task::yield_now().await;
+        while limits.slots(7).waiting.load(Ordering::Relaxed) < WAITING {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(limits.admit(7).await.unwrap_err(), Throttled::QueueFull { uid: 7, max: 1 });
         assert!(limits.admit(8).await.is_ok());
     }

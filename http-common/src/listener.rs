@@ -42,7 +42,7 @@ pub enum ListenError {
 
 /// The socket that systemd hands over, else one bound at `path` with mode 0660 (spec service-common 4.3, 4.4).
 ///
-/// Must run while the process has one thread: it sets the umask for a moment.
+/// Must run while no other thread makes files: it sets the umask for a moment.
 pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     match inherited()? {
         Some(listener) => Ok(listener),

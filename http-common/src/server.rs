@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -87,7 +86,8 @@ impl<S: Handlers> Server<S> {
                 tokio::spawn(Arc::clone(self).converse(stream, peer, place, stop));
             }
             Err(error) => {
-                self.repeats.warn("peer", format_args!("a connection without credentials is dropped: {error}"));
+                self.repeats
+                    .warn("peer", format_args!("a connection without credentials is dropped: {error}"));
             }
         }
     }
@@ -122,10 +122,14 @@ impl<S: Handlers> Server<S> {
             }
         };
         match ended {
-            Some(Err(error)) => tracing::debug!(uid = peer.uid, "a connection broke: {}", crate::chain(&error)),
+            Some(Err(error)) => {
+                tracing::debug!(uid = peer.uid, "a connection broke: {}", crate::chain(&error));
+            }
             Some(Ok(())) => {}
             // The reaper's or an eviction's word: tell a client whose request was on its way, then close.
-            None if connection.phase().0 == Phase::Head => say_too_slow(http.into_parts().io.into_inner()).await,
+            None if connection.phase().0 == Phase::Head => {
+                say_too_slow(http.into_parts().io.into_inner()).await;
+            }
             None => {}
         }
     }
@@ -202,9 +206,7 @@ impl<S: Handlers> Server<S> {
             reply.retry_after = Some(THROTTLE_RETRY_SECS);
             Failure::plain(reply)
         })?;
-        let first = poll_fn(|cx| {
-            Poll::Ready(catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))))
-        });
+        let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)))));
         match first.await {
             Ok(Poll::Ready(outcome)) => outcome,
             Ok(Poll::Pending) => {
@@ -279,9 +281,8 @@ async fn read(body: Incoming, headers: &HeaderMap) -> Result<Zeroizing<Vec<u8>>,
 async fn collect(mut body: Incoming, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut total = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Failure::plain(ApiError::from_error(StatusCode::BAD_REQUEST, &error))
-        })?;
+        let frame =
+            frame.map_err(|error| Failure::plain(ApiError::from_error(StatusCode::BAD_REQUEST, &error)))?;
         let Some(data) = frame.data_ref() else { continue };
         total += data.len();
         if total > DISCARD_LIMIT {
