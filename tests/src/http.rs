@@ -228,6 +228,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(patience)).expect("the time is not zero");
     }
 
+    /// Wait at most `patience` in later sends.
+    pub fn set_send_patience(&self, patience: Duration) {
+        self.stream.set_write_timeout(Some(patience)).expect("the time is not zero");
+    }
+
     fn read_more(&mut self) -> io::Result<()> {
         let mut some = [0; 64 * 1024];
         match self.stream.read(&mut some)? {
@@ -274,6 +279,23 @@ impl Reply {
         assert_eq!(self.status, status, "body: {text}; headers: {:?}", self.headers);
         if status >= 400 {
             assert!(!self.string("message").is_empty(), "an error says why");
+        }
+        self
+    }
+
+    /// The reply must be one that every known client understands (spec users-ask 3.1): written at once, with a small head
+    /// of exactly these headers.
+    #[track_caller]
+    pub fn expect_plain(self) -> Reply {
+        assert_eq!(self.reads, 1, "head and body in one write");
+        assert!(self.head_length < 512, "{} bytes of head", self.head_length);
+        let mut names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if self.status == 204 {
+            assert_eq!(names, ["date"]);
+        } else {
+            assert_eq!(names, ["content-length", "content-type", "date"]);
+            assert_eq!(self.header("content-type"), Some("application/json"));
         }
         self
     }
