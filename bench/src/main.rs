@@ -1,2 +1,238 @@
-//! To be filled.
-fn main() {}
+//! `make bench`: rates and latencies of the daemons beside floors measured in the same run, and what they cost when
+//! idle. Prints a table and writes JSON. Knows the wire, no code of the daemons.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use suite_tests::harness::{Daemon, IDENTITYD, KEYD, Setup};
+use suite_tests::keys::{Keys, ecdsa_request, hmac_request, seal_request};
+
+mod floor;
+mod idle;
+mod load;
+mod process;
+mod report;
+
+use floor::Floor;
+use load::{Samples, Style, Target};
+use report::{Measured, Report};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["floor", name, socket] => {
+            Floor::of_name(name).and_then(|floor| floor::serve(floor, Path::new(socket)))
+        }
+        [] => run(&Plan::full()),
+        ["--quick"] => run(&Plan::quick()),
+        _ => {
+            println!(
+                "usage: suite-bench [--quick]\n\nMeasures release builds; writes bench-results/bench.json."
+            );
+            return ExitCode::SUCCESS;
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How long things are measured.
+struct Plan {
+    /// Time of one run; a point is the sum of [`rounds`](Self::rounds) runs.
+    run: Duration,
+    rounds: usize,
+    idle: Duration,
+}
+
+impl Plan {
+    fn full() -> Self {
+        Self { run: Duration::from_millis(700), rounds: 4, idle: Duration::from_secs(60) }
+    }
+
+    fn quick() -> Self {
+        Self { run: Duration::from_millis(200), rounds: 2, idle: Duration::from_secs(5) }
+    }
+}
+
+/// One request and the floors it is compared with.
+struct Case {
+    name: &'static str,
+    socket: PathBuf,
+    request: Vec<u8>,
+    floor: Floor,
+}
+
+fn run(plan: &Plan) -> Result<()> {
+    let keyd = Setup::new(&KEYD).config("max_requests = 64\n").start();
+    let keys = keyd.client();
+    keys.import_key("device-id", "sign", &[7; 32]);
+    let identityd = start_identityd(&keyd);
+    let cases = cases(&keyd, &identityd);
+    let directory = tempfile::tempdir()?;
+    let floors: Vec<FloorServer> = Floor::ALL
+        .into_iter()
+        .map(|floor| FloorServer::start(floor, directory.path()))
+        .collect::<Result<_>>()?;
+    let mut report = Report::default();
+    for case in &cases {
+        let floor = floors.iter().find(|server| server.floor == case.floor).context("a floor is missing")?;
+        let echo = floors.iter().find(|server| server.floor == Floor::Echo).context("no echo floor")?;
+        for style in [Style::Kept, Style::New] {
+            for connections in [1, 8] {
+                report.add(measure(plan, case, floor, echo, style, connections)?);
+            }
+        }
+    }
+    drop(floors);
+    report.costs = idle::costs(&[("aziot-keyd", &keyd), ("aziot-identityd", &identityd)], plan.idle)?;
+    report.neighbours = neighbours(plan, &keyd)?;
+    report.print();
+    report.write(Path::new("bench-results/bench.json"))
+}
+
+fn start_identityd(keyd: &Daemon) -> Daemon {
+    let config = "hostname = 'bench'\nmax_requests = 64\n[provisioning]\nsource = 'manual'\n\
+                  iothub_hostname = 'localhost:1'\ndevice_id = 'bench'\n\
+                  [provisioning.authentication]\nmethod = 'sas'\ndevice_id_pk = 'device-id'\n";
+    Setup::new(&IDENTITYD).config(config).reach(&KEYD, keyd.setup().socket_path()).start()
+}
+
+fn cases(keyd: &Daemon, identityd: &Daemon) -> Vec<Case> {
+    let keys = keyd.client();
+    let pair = keys.create_pair("bench-pair", "ec-p256");
+    let key = keys.create_key("bench-key", "sign");
+    let keyd_socket = keyd.setup().socket_path();
+    let of_keyd = |name, method: &str, path: &str, body: Option<&serde_json::Value>, floor| Case {
+        name,
+        socket: keyd_socket.to_owned(),
+        request: keys.bytes(method, path, body),
+        floor,
+    };
+    vec![
+        of_keyd("sign ECDSA P-256", "POST", "/sign", Some(&ecdsa_request(&pair, &[5; 32])), Floor::Ecdsa),
+        of_keyd("sign HMAC-SHA256", "POST", "/sign", Some(&hmac_request(&key, &[5; 64])), Floor::Hmac),
+        of_keyd(
+            "encrypt AEAD",
+            "POST",
+            "/encrypt",
+            Some(&seal_request(&key, &[1; 12], b"aad", &[5; 64])),
+            Floor::Aead,
+        ),
+        of_keyd("GET key", "GET", "/key/bench-key", None, Floor::Echo),
+        Case {
+            name: "GET /identities/identity",
+            socket: identityd.setup().socket_path().to_owned(),
+            request: identityd.client().bytes("GET", "/identities/identity", None),
+            floor: Floor::Echo,
+        },
+    ]
+}
+
+/// Measures a case and its floors in turns, so that whatever disturbs the machine disturbs all of them.
+fn measure(
+    plan: &Plan,
+    case: &Case,
+    floor: &FloorServer,
+    echo: &FloorServer,
+    style: Style,
+    connections: usize,
+) -> Result<Measured> {
+    let ours = Target { socket: &case.socket, request: &case.request };
+    let bare = json_request(br#"{"padding":"0123456789012345678901234567890123456789"}"#);
+    let request = if case.floor == Floor::Echo { &bare } else { &case.request };
+    let floor_target = Target { socket: &floor.socket, request };
+    let echo_target = Target { socket: &echo.socket, request: &bare };
+    let (mut of_ours, mut of_floor, mut of_echo) =
+        (Samples::default(), Samples::default(), Samples::default());
+    of_ours.warm_up(&ours, style, connections)?;
+    for _ in 0..plan.rounds {
+        of_echo.run(&echo_target, style, connections, plan.run)?;
+        of_floor.run(&floor_target, style, connections, plan.run)?;
+        of_ours.run(&ours, style, connections, plan.run)?;
+    }
+    Ok(Measured {
+        case: case.name,
+        connections,
+        kept: style == Style::Kept,
+        floor: case.floor.name(),
+        of_ours: of_ours.summary(),
+        of_floor: of_floor.summary(),
+        of_echo: of_echo.summary(),
+    })
+}
+
+/// What a caller who makes RSA-4096 keys in a loop does to the others: p99 of signing without and with it.
+fn neighbours(plan: &Plan, keyd: &Daemon) -> Result<serde_json::Value> {
+    let keys = keyd.client();
+    let pair = keys.create_pair("bench-pair", "ec-p256");
+    let request = keys.bytes("POST", "/sign", Some(&ecdsa_request(&pair, &[5; 32])));
+    let target = Target { socket: keyd.setup().socket_path(), request: &request };
+    let time = plan.run * u32::try_from(plan.rounds)?;
+    let mut alone = Samples::default();
+    alone.run(&target, Style::Kept, 1, time)?;
+    let mut beside = Samples::default();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                keyd.client().create_pair(&format!("bench-rsa-{number}"), "rsa-4096");
+            }
+        });
+        let ran = beside.run(&target, Style::Kept, 1, time);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        ran
+    })?;
+    let (alone, beside) = (alone.summary(), beside.summary());
+    Ok(
+        json!({ "sign alone": alone, "sign beside an RSA-4096 loop": beside, "p99 ratio": beside.p99 / alone.p99 }),
+    )
+}
+
+fn json_request(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST / HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// A floor in a process of its own; killed when dropped.
+struct FloorServer {
+    floor: Floor,
+    socket: PathBuf,
+    process: Child,
+}
+
+impl FloorServer {
+    fn start(floor: Floor, directory: &Path) -> Result<Self> {
+        let socket = directory.join(format!("{}.sock", floor.name()));
+        let process = Command::new(std::env::current_exe()?)
+            .args(["floor", floor.name()])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let server = Self { floor, socket, process };
+        process::wait_for_socket(&server.socket)?;
+        Ok(server)
+    }
+}
+
+impl Drop for FloorServer {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

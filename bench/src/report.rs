@@ -1,0 +1,107 @@
+//! The figures as a table and as JSON. Measures nothing.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::idle::Cost;
+use crate::load::Summary;
+
+/// All figures of a run.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    points: Vec<Measured>,
+    /// What the daemons cost when idle.
+    pub(crate) costs: Vec<Cost>,
+    /// What one heavy caller does to the others.
+    pub(crate) neighbours: serde_json::Value,
+}
+
+/// A case beside its floors.
+#[derive(Debug, Serialize)]
+pub(crate) struct Measured {
+    /// The request.
+    pub(crate) case: &'static str,
+    /// Connections at a time.
+    pub(crate) connections: usize,
+    /// Whether they were kept.
+    pub(crate) kept: bool,
+    /// Which floor it is compared with.
+    pub(crate) floor: &'static str,
+    /// The daemon.
+    pub(crate) of_ours: Summary,
+    /// The floor.
+    pub(crate) of_floor: Summary,
+    /// The bare echo.
+    pub(crate) of_echo: Summary,
+}
+
+impl Report {
+    /// Adds a point and prints it, so that a long run shows that it lives.
+    pub(crate) fn add(&mut self, point: Measured) {
+        if self.points.is_empty() {
+            println!("latencies in microseconds, rates in requests a second; x = this daemon / its floor\n");
+            println!(
+                "{:<25} {:>5} {:>5} | {:>8} {:>8} {:>8} {:>8} | {:>10} {:>8} {:>8} | {:>8} | {:>6} {:>6}",
+                "request",
+                "conns",
+                "style",
+                "rate",
+                "p50",
+                "p90",
+                "p99",
+                "floor",
+                "rate",
+                "p50",
+                "echo p50",
+                "p50 x",
+                "rate x"
+            );
+        }
+        let (ours, floor) = (point.of_ours, point.of_floor);
+        println!(
+            "{:<25} {:>5} {:>5} | {:>8.0} {:>8.1} {:>8.1} {:>8.1} | {:>10} {:>8.0} {:>8.1} | {:>8.1} | {:>6.2} {:>6.2}",
+            point.case,
+            point.connections,
+            if point.kept { "kept" } else { "new" },
+            ours.rate,
+            ours.p50,
+            ours.p90,
+            ours.p99,
+            point.floor,
+            floor.rate,
+            floor.p50,
+            point.of_echo.p50,
+            ours.p50 / floor.p50,
+            ours.rate / floor.rate,
+        );
+        self.points.push(point);
+    }
+
+    /// Prints what is not printed yet.
+    pub(crate) fn print(&self) {
+        println!(
+            "\n{:<18} {:>8} {:>12} {:>9} {:>11} {:>9}",
+            "idle", "PSS KiB", "CPU us", "wake-ups", "binary KiB", "start ms"
+        );
+        for cost in &self.costs {
+            let start = cost.start_ms.map_or("-".to_owned(), |start| format!("{start:.1}"));
+            println!(
+                "{:<18} {:>8} {:>12} {:>9} {:>11} {:>9}",
+                cost.name, cost.pss_kib, cost.cpu_us, cost.wake_ups, cost.binary_kib, start
+            );
+        }
+        println!("\nneighbours: {:#}", self.neighbours);
+    }
+
+    /// Writes all of it as JSON.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        std::fs::write(path, serde_json::to_vec_pretty(self)?)?;
+        println!("\nwritten: {}", path.display());
+        Ok(())
+    }
+}
