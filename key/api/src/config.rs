@@ -1,0 +1,244 @@
+//! keyd's configuration file (spec keys-service, chapter 11). Reads no files and checks no paths.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use config_common::Endpoints;
+use schemars::JsonSchema;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// The merged configuration of keyd. Everything has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Config {
+    /// Requests of one user that are worked on at a time; more wait. 0 refuses all.
+    pub max_requests: usize,
+    /// What is logged, in the syntax of the environment variable `AZIOT_LOG`, which wins; `info` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// Whether a caller needs a principal for the key of a handle too. By default the handle is the permission.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub require_principal_for_handles: bool,
+    /// Where keys are kept.
+    pub aziot_keys: AziotKeys,
+    /// Keys at places of their own, by id.
+    #[serde(deserialize_with = "non_empty_ids", skip_serializing_if = "BTreeMap::is_empty")]
+    pub preloaded_keys: BTreeMap<String, PreloadedUri>,
+    /// Sockets that are not at their default place.
+    #[serde(skip_serializing_if = "is_default")]
+    pub endpoints: Endpoints,
+    /// Who may use which keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub principal: Vec<Principal>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_requests: 10,
+            log_level: None,
+            require_principal_for_handles: false,
+            aziot_keys: AziotKeys::default(),
+            preloaded_keys: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            principal: Vec::new(),
+        }
+    }
+}
+
+/// The table `[aziot_keys]`. Unknown names are refused, as upstream refuses them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AziotKeys {
+    /// The directory that has or gets `keys/`. Without it only preloaded keys can be used.
+    #[serde(deserialize_with = "without_nul", skip_serializing_if = "Option::is_none")]
+    pub homedir_path: Option<PathBuf>,
+    /// The PKCS#11 library.
+    #[serde(deserialize_with = "without_nul", skip_serializing_if = "Option::is_none")]
+    pub pkcs11_lib_path: Option<PathBuf>,
+    /// The `pkcs11:` URI of the slot for new keys.
+    #[serde(deserialize_with = "without_nul", skip_serializing_if = "Option::is_none")]
+    pub pkcs11_base_slot: Option<String>,
+}
+
+/// A `[[principal]]`: a user, and the ids that the user may create, load and move. Entries of one user add up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Principal {
+    /// Effective user id of the connecting process.
+    pub uid: u32,
+    /// Patterns of key ids: `*` is any text, `?` one character, the rest stands for itself.
+    pub keys: Vec<String>,
+}
+
+/// Where a preloaded key is. It need not exist yet.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub enum PreloadedUri {
+    /// A file: raw bytes of a symmetric key, or a PEM private key.
+    File(PathBuf),
+    /// An object on a token; the whole URI, which may contain a PIN.
+    Pkcs11(String),
+}
+
+impl TryFrom<String> for PreloadedUri {
+    type Error = BadUri;
+
+    fn try_from(uri: String) -> Result<Self, BadUri> {
+        match uri.split_once(':') {
+            _ if uri.contains('\0') => Err(BadUri("it contains U+0000")),
+            Some(("pkcs11", _)) => Ok(Self::Pkcs11(uri)),
+            Some(("file", _)) => {
+                let url = Url::parse(&uri).map_err(|_| BadUri("it is not a URL"))?;
+                let path = url.to_file_path().map_err(|()| BadUri("it names no file on this machine"))?;
+                match path.as_os_str().as_encoded_bytes().contains(&0) {
+                    true => Err(BadUri("its path contains a NUL byte")),
+                    false => Ok(Self::File(path)),
+                }
+            }
+            _ => Err(BadUri("it begins neither with file: nor with pkcs11:")),
+        }
+    }
+}
+
+impl From<PreloadedUri> for String {
+    fn from(uri: PreloadedUri) -> Self {
+        match uri {
+            // Only for relative paths, which cannot be read back either, there is no URL.
+            PreloadedUri::File(path) => {
+                Url::from_file_path(&path).map_or_else(|()| format!("file:{}", path.display()), Self::from)
+            }
+            PreloadedUri::Pkcs11(uri) => uri,
+        }
+    }
+}
+
+impl fmt::Debug for PreloadedUri {
+    /// Keeps PINs out of logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Pkcs11(_) => f.write_str("Pkcs11"),
+        }
+    }
+}
+
+/// Why a text is not the URI of a preloaded key. Does not repeat the text, which may contain a PIN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadUri(&'static str);
+
+impl fmt::Display for BadUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the URI of a preloaded key cannot be used: {}", self.0)
+    }
+}
+
+impl std::error::Error for BadUri {}
+
+fn non_empty_ids<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, PreloadedUri>, D::Error> {
+    let keys = BTreeMap::<String, PreloadedUri>::deserialize(deserializer)?;
+    match keys.keys().any(|id| id.is_empty() || id.contains('\0')) {
+        true => Err(D::Error::custom("the id of a preloaded key is empty or contains U+0000")),
+        false => Ok(keys),
+    }
+}
+
+fn without_nul<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.contains('\0') {
+        true => Err(D::Error::custom("contains U+0000")),
+        false => Ok(Some(text.into())),
+    }
+}
+
+fn is_default(endpoints: &Endpoints) -> bool {
+    *endpoints == Endpoints::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        let config = parse("").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.max_requests, 10);
+    }
+
+    #[test]
+    fn the_example_of_the_specification() {
+        let config = parse(
+            r#"
+            max_requests = 25
+            [aziot_keys]
+            homedir_path = "/var/lib/aziot/keyd"
+            pkcs11_lib_path = "/usr/lib/libtpm2_pkcs11.so.1"
+            pkcs11_base_slot = "pkcs11:token=gateway?pin-value=0815"
+            [preloaded_keys]
+            device-id = "pkcs11:token=gateway;object=factory%2Did?pin-value=0815"
+            est-bootstrap-id = "file:///var/secrets/aziot/keyd/boot%20strap.pem"
+            [[principal]]
+            uid = 990
+            keys = ["aziot_identityd_master_id", "device-id"]
+            [[principal]]
+            uid = 1200
+            keys = ["camera-?", "video/*"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.max_requests, 25);
+        assert_eq!(
+            config.principal[1],
+            Principal { uid: 1200, keys: vec!["camera-?".into(), "video/*".into()] }
+        );
+        let bootstrap = PreloadedUri::File("/var/secrets/aziot/keyd/boot strap.pem".into());
+        assert_eq!(config.preloaded_keys["est-bootstrap-id"], bootstrap);
+        assert!(!format!("{:?}", config.preloaded_keys).contains("0815"));
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(parse(&written).unwrap(), config, "{written}");
+    }
+
+    #[test]
+    fn what_stops_the_start() {
+        for text in [
+            "[aziot_keys]\nhomedir = '/x'",
+            "[aziot_keys]\nhomedir_path = 7",
+            "[aziot_keys]\nhomedir_path = \"/x\\u0000\"",
+            "[preloaded_keys]\n\"\" = 'file:///x'",
+            "[preloaded_keys]\nx = 7",
+            "[[principal]]\nuid = -1\nkeys = []",
+            "[[principal]]\nuid = 4294967296\nkeys = []",
+            "[[principal]]\nuid = 1",
+            "max_requests = -1",
+            "[endpoints]\naziot_keyd = 'http://localhost:1'",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn uris_of_preloaded_keys() {
+        let check = |uri: &str, expected: Option<&str>| {
+            let parsed = PreloadedUri::try_from(uri.to_owned()).ok();
+            assert_eq!(parsed, expected.map(|path| PreloadedUri::File(path.into())), "{uri}");
+        };
+        check("file:///var/secrets/key%201.pem", Some("/var/secrets/key 1.pem"));
+        check("file://localhost/x", Some("/x"));
+        check("file:/x/../y", Some("/y"));
+        for bad in ["", "/x", "FILE:///x", "http://x/y", "file://elsewhere/x", "file:///x%00", "fil"] {
+            check(bad, None);
+        }
+        let token = "pkcs11:token=x".to_owned();
+        assert_eq!(PreloadedUri::try_from(token.clone()), Ok(PreloadedUri::Pkcs11(token)));
+    }
+}
