@@ -1,0 +1,190 @@
+//! What the bytes of a key file are: a symmetric key, a key pair, or neither. Knows nothing of where they came from but
+//! whether an administrator put them there.
+//!
+//! One file name serves both kinds, so that only the bytes tell them apart: what has the head line of a PEM private key
+//! is a key pair and is never used as a symmetric key (spec keys-service, 9.1). Preloaded files are exempt; there the
+//! administrator decided.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::{SoftKey, SoftPair};
+
+/// A key file as either kind.
+#[derive(Clone)]
+pub(super) struct Content {
+    /// As a symmetric key.
+    pub(super) key: Result<Arc<SoftKey>, Fault>,
+    /// As a key pair.
+    pub(super) pair: Result<Arc<SoftPair>, Fault>,
+}
+
+/// Why a file is not a key of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// There is no file.
+    Missing,
+    /// A symmetric key was looked for and a key pair found.
+    IsPair,
+    /// A key pair was looked for and a symmetric key found.
+    IsKey,
+    /// What a crash leaves of a file: to be replaced by whoever creates the key.
+    Damaged(String),
+    /// A key that we cannot read; to be left alone.
+    Foreign(&'static str),
+}
+
+impl Content {
+    /// No file.
+    pub(super) fn missing() -> Self {
+        Self::neither(Fault::Missing)
+    }
+
+    /// The file with these `bytes`.
+    pub(super) fn of(bytes: Zeroizing<Vec<u8>>, is_preloaded: bool) -> Self {
+        if bytes.is_empty() {
+            return Self::neither(Fault::Damaged("the file is empty".to_owned()));
+        }
+        let pair = match pem_label(&bytes) {
+            Pem::No if bytes.iter().all(|byte| *byte == 0) => {
+                Err(Fault::Damaged("the file holds only zeros".to_owned()))
+            }
+            Pem::No => Err(Fault::IsKey),
+            Pem::Cut => Err(Fault::Damaged("the file ends within the head line of a PEM".to_owned())),
+            Pem::Encrypted => {
+                Err(Fault::Foreign("the private key is encrypted; store it without a pass phrase"))
+            }
+            Pem::Unknown => Err(Fault::Foreign("the private key is of a kind that is not known here")),
+            Pem::Key => match SoftPair::from_pem(&bytes) {
+                Ok(pair) => Ok(Arc::new(pair)),
+                Err(error) => Err(Fault::Damaged(format!("the private key cannot be parsed: {error}"))),
+            },
+        };
+        let is_key = is_preloaded || matches!(pem_label(&bytes), Pem::No);
+        let key = if is_key { Ok(Arc::new(SoftKey::new(bytes))) } else { Err(Fault::IsPair) };
+        Self { key, pair }
+    }
+
+    fn neither(fault: Fault) -> Self {
+        Self { key: Err(fault.clone()), pair: Err(fault) }
+    }
+}
+
+enum Pem {
+    /// Not a PEM private key.
+    No,
+    /// The beginning of a head line, and then nothing.
+    Cut,
+    /// A head line with a label that OpenSSL reads.
+    Key,
+    /// A key under a pass phrase.
+    Encrypted,
+    /// Another label that ends in `PRIVATE KEY`.
+    Unknown,
+}
+
+/// Looks for the first head line of a private key.
+fn pem_label(bytes: &[u8]) -> Pem {
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Some(rest) = line.trim_ascii().strip_prefix(HEAD) else { continue };
+        match rest.strip_suffix(b"-----") {
+            Some(b"ENCRYPTED PRIVATE KEY") => return Pem::Encrypted,
+            Some(b"PRIVATE KEY" | b"EC PRIVATE KEY" | b"RSA PRIVATE KEY" | b"DSA PRIVATE KEY") => {
+                let is_encrypted = contains(bytes, b"Proc-Type: 4,ENCRYPTED");
+                return if is_encrypted { Pem::Encrypted } else { Pem::Key };
+            }
+            Some(label) if label.ends_with(b"PRIVATE KEY") => return Pem::Unknown,
+            Some(_) | None => {}
+        }
+    }
+    let begins = |head: &&[u8]| bytes.len() > DASHES && head.starts_with(bytes.trim_ascii_end());
+    if WRITTEN_HEADS.iter().any(begins) { Pem::Cut } else { Pem::No }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+const HEAD: &[u8] = b"-----BEGIN ";
+/// A head line needs more than its dashes to be recognised when it was cut.
+const DASHES: usize = 5;
+const WRITTEN_HEADS: [&[u8]; 3] =
+    [b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN EC PRIVATE KEY-----", b"-----BEGIN RSA PRIVATE KEY-----"];
+
+#[cfg(test)]
+mod tests {
+    use openssl::pkey::PKey;
+    use openssl::rsa::Rsa;
+    use openssl::symm::Cipher;
+
+    use super::*;
+    use crate::algorithm::Algorithm;
+
+    fn content(bytes: &[u8]) -> Content {
+        Content::of(Zeroizing::new(bytes.to_vec()), false)
+    }
+
+    fn pem() -> Vec<u8> {
+        SoftPair::generate(Algorithm::EcP256).unwrap().to_vec()
+    }
+
+    #[test]
+    fn a_pem_private_key_is_a_pair_and_no_key() {
+        let inside =
+            [b"Bag Attributes\r\n-----BEGIN X-----\nAA==\n-----END X-----\n".as_slice(), &pem()].concat();
+        for bytes in [pem(), inside] {
+            let content = content(&bytes);
+            assert!(content.pair.is_ok());
+            assert_eq!(content.key.err(), Some(Fault::IsPair));
+        }
+        let traditional = Rsa::generate(2048).unwrap().private_key_to_pem().unwrap();
+        assert!(content(&traditional).pair.is_ok());
+    }
+
+    #[test]
+    fn other_bytes_are_a_key_and_no_pair() {
+        for bytes in
+            [&b"x"[..], &[7; 32], b"-----", b"-----BEGIN CERTIFICATE-----\n", b"----- PRIVATE KEY-----"]
+        {
+            let content = content(bytes);
+            assert!(content.key.is_ok(), "{bytes:?}");
+            assert_eq!(content.pair.err(), Some(Fault::IsKey), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_crashes_leave_behind_is_damaged() {
+        let pem = pem();
+        for cut in [6, 15, 26, 27, 28, 100, 200] {
+            let content = content(&pem[..cut]);
+            assert!(matches!(content.pair, Err(Fault::Damaged(_))), "cut at {cut}");
+            assert_eq!(content.key.err(), Some(Fault::IsPair), "cut at {cut}");
+        }
+        let empty = content(b"");
+        assert!(matches!(empty.key, Err(Fault::Damaged(_))) && matches!(empty.pair, Err(Fault::Damaged(_))));
+        let zeros = content(&[0; 241]);
+        assert!(zeros.key.is_ok(), "an imported key may be zeros");
+        assert!(matches!(zeros.pair, Err(Fault::Damaged(_))));
+    }
+
+    #[test]
+    fn what_we_cannot_read_is_foreign() {
+        let rsa = Rsa::generate(2048).unwrap();
+        let traditional = rsa.private_key_to_pem_passphrase(Cipher::aes_128_cbc(), b"1234").unwrap();
+        let pkcs8 = PKey::from_rsa(rsa).unwrap();
+        let pkcs8 = pkcs8.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"1234").unwrap();
+        let tss2 = b"-----BEGIN TSS2 PRIVATE KEY-----\nAA==\n-----END TSS2 PRIVATE KEY-----\n".to_vec();
+        for bytes in [traditional, pkcs8, tss2] {
+            let content = content(&bytes);
+            assert!(matches!(content.pair, Err(Fault::Foreign(_))));
+            assert_eq!(content.key.err(), Some(Fault::IsPair));
+        }
+    }
+
+    #[test]
+    fn a_preloaded_pem_is_both() {
+        let content = Content::of(Zeroizing::new(pem()), true);
+        assert!(content.key.is_ok() && content.pair.is_ok());
+    }
+}

@@ -1,0 +1,313 @@
+//! Keys in files, one a key, as upstream lays them out (spec keys-service, 9.1). Knows nothing of tokens.
+//!
+//! Existing files are used as they are. Files are written with mode 0600 below a directory with mode 0700, complete
+//! before they get their name. Files that the configuration names (preloaded keys) may be created and imported to, but
+//! they are never deleted or moved: the administrator put them there.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use config_common::durable;
+use key_api::KeyUsage;
+use zeroize::Zeroizing;
+
+use super::cache::{Cache, Stamp};
+use super::content::{Content, Fault};
+use super::{KeyPair, KeyStore, SoftPair, SymmetricKey};
+use crate::Error;
+use crate::algorithm::Preferences;
+use crate::error::Internal;
+use crate::id::{KeyId, Permit};
+
+/// Keys in `<homedir>/keys` and in files that the configuration names.
+pub struct FileStore {
+    directory: Option<PathBuf>,
+    preloaded: BTreeMap<String, PathBuf>,
+    cache: Cache,
+    /// Held by whoever changes files, so that looking and changing are one step.
+    changing: Mutex<()>,
+}
+
+impl FileStore {
+    /// The store below `homedir`, with `preloaded` keys at files of their own. Removes what a crash left half-written.
+    pub fn new(homedir: Option<&Path>, preloaded: BTreeMap<String, PathBuf>) -> Result<Self, Error> {
+        let directory = homedir.map(|homedir| homedir.join("keys"));
+        if let Some(directory) = &directory {
+            let removed = durable::clean_leftovers(directory).map_err(Internal::Unwritable)?;
+            if removed > 0 {
+                tracing::warn!("removed {removed} half-written files from {}", directory.display());
+            }
+        }
+        Ok(Self { directory, preloaded, cache: Cache::default(), changing: Mutex::default() })
+    }
+
+    fn place(&self, key: &Permit) -> Result<Place, Error> {
+        let id = key.id();
+        if let Some(path) = self.preloaded.get(id.as_str()) {
+            return Ok(Place { path: path.clone(), is_preloaded: true });
+        }
+        let directory = self.directory.as_ref().ok_or_else(|| Error::NoPlace(id.clone()))?;
+        Ok(Place { path: directory.join(file_name(id)?), is_preloaded: false })
+    }
+
+    /// What is at `place` now, from memory or from the disk.
+    fn content(&self, id: &KeyId, place: &Place) -> Result<Content, Error> {
+        if let Some(content) = self.cache.get(id.as_str(), Content::clone) {
+            return Ok(content);
+        }
+        match read(&place.path) {
+            Ok((bytes, stamp)) => {
+                let content = Content::of(bytes, place.is_preloaded);
+                self.cache.put(id.as_str(), &place.path, stamp, &content);
+                Ok(content)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.cache.forget(id.as_str());
+                Ok(Content::missing())
+            }
+            Err(source) => Err(Internal::Unreadable { path: place.path.clone(), source }.into()),
+        }
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().expect("no panic while held")
+    }
+
+    /// Puts a key to its place. With `damage`, what is there is kept beside it.
+    fn write(&self, id: &KeyId, place: &Place, bytes: &[u8], damage: Option<&str>) -> Result<(), Error> {
+        if let Some(damage) = damage {
+            let beside = corrupt_name(&place.path);
+            durable::rename(&place.path, &beside).map_err(Internal::Unwritable)?;
+            tracing::error!(
+                "the file of key {id} was unusable ({damage}); a new key takes its place, the old file is kept as {}",
+                beside.display()
+            );
+        }
+        if let (Some(directory), false) = (&self.directory, place.is_preloaded) {
+            durable::create_dir(directory, DIRECTORY_MODE).map_err(Internal::Unwritable)?;
+        }
+        durable::write(&place.path, bytes, FILE_MODE).map_err(Internal::Unwritable)?;
+        self.cache.forget(id.as_str());
+        Ok(())
+    }
+
+    /// Removes the file of `key` if `may_go` has nothing against its content.
+    fn delete(&self, key: &Permit, may_go: impl FnOnce(&Content) -> Result<(), Error>) -> Result<(), Error> {
+        let place = self.place(key)?;
+        if place.is_preloaded {
+            return Err(Error::Preloaded(key.id().clone()));
+        }
+        let _changing = self.change();
+        may_go(&self.content(key.id(), &place)?)?;
+        durable::remove(&place.path).map_err(Internal::Unwritable)?;
+        self.cache.forget(key.id().as_str());
+        Ok(())
+    }
+}
+
+impl KeyStore for FileStore {
+    fn key_at_hand(&self, key: &Permit) -> Option<Arc<dyn SymmetricKey>> {
+        let key = self.cache.get(key.id().as_str(), |content| content.key.clone().ok())??;
+        Some(key)
+    }
+
+    fn load_key(&self, key: &Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
+        let place = self.place(key)?;
+        match self.content(key.id(), &place)?.key {
+            Ok(key) => Ok(key),
+            Err(fault) => Err(refusal(key.id(), &place, fault)),
+        }
+    }
+
+    fn create_key(&self, key: &Permit, _usage: KeyUsage) -> Result<(), Error> {
+        let place = self.place(key)?;
+        let _changing = self.change();
+        let damage = match self.content(key.id(), &place)?.key {
+            Ok(_) => return Ok(()),
+            Err(fault) => vacancy(key.id(), &place, fault)?,
+        };
+        let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
+        openssl::rand::rand_bytes(&mut bytes[..]).map_err(Error::crypto("make random numbers"))?;
+        self.write(key.id(), &place, &bytes[..], damage.as_deref())
+    }
+
+    fn import_key(&self, key: &Permit, bytes: &[u8], _usage: KeyUsage) -> Result<(), Error> {
+        let place = self.place(key)?;
+        let _changing = self.change();
+        self.write(key.id(), &place, bytes, None)
+    }
+
+    fn delete_key(&self, key: &Permit) -> Result<(), Error> {
+        self.delete(key, |content| match content.key {
+            Err(Fault::IsPair) => Err(Error::IsKeyPair(key.id().clone())),
+            _ => Ok(()),
+        })
+    }
+
+    fn pair_at_hand(&self, key: &Permit) -> Option<Arc<dyn KeyPair>> {
+        let pair = self.cache.get(key.id().as_str(), |content| content.pair.clone().ok())??;
+        Some(pair)
+    }
+
+    fn load_pair(&self, key: &Permit) -> Result<Arc<dyn KeyPair>, Error> {
+        let place = self.place(key)?;
+        match self.content(key.id(), &place)?.pair {
+            Ok(pair) => Ok(pair),
+            // Upstream's status for a symmetric key here is 500 as well.
+            Err(fault) => Err(refusal(key.id(), &place, fault)),
+        }
+    }
+
+    fn create_pair(&self, key: &Permit, preferences: &Preferences) -> Result<(), Error> {
+        let place = self.place(key)?;
+        match self.content(key.id(), &place)?.pair {
+            Ok(_) => return Ok(()),
+            Err(fault) => vacancy(key.id(), &place, fault)?,
+        };
+        // Others may change keys while this one is made; what they did in the meantime is looked at afterwards.
+        let pem = SoftPair::generate(preferences.first())?;
+        let _changing = self.change();
+        let damage = match self.content(key.id(), &place)?.pair {
+            Ok(_) => return Ok(()),
+            Err(fault) => vacancy(key.id(), &place, fault)?,
+        };
+        self.write(key.id(), &place, &pem, damage.as_deref())
+    }
+
+    fn move_pair(&self, from: &Permit, to: &Permit) -> Result<(), Error> {
+        let (source, target) = (self.place(from)?, self.place(to)?);
+        for (place, key) in [(&source, from), (&target, to)] {
+            if place.is_preloaded {
+                return Err(Error::Preloaded(key.id().clone()));
+            }
+        }
+        let _changing = self.change();
+        match self.content(from.id(), &source)?.pair {
+            Ok(_) => {}
+            Err(Fault::Missing) => return Err(Internal::NothingToMove(from.id().clone()).into()),
+            Err(Fault::IsKey) => return Err(Error::IsKey(from.id().clone())),
+            Err(fault) => return Err(refusal(from.id(), &source, fault)),
+        }
+        if matches!(self.content(to.id(), &target)?.pair, Err(Fault::IsKey)) {
+            return Err(Error::IsKey(to.id().clone()));
+        }
+        let moved = durable::rename(&source.path, &target.path).map_err(Internal::Unwritable);
+        self.cache.forget(from.id().as_str());
+        self.cache.forget(to.id().as_str());
+        Ok(moved?)
+    }
+
+    fn delete_pair(&self, key: &Permit) -> Result<(), Error> {
+        self.delete(key, |content| match content.pair {
+            Err(Fault::IsKey) => Err(Error::IsKey(key.id().clone())),
+            _ => Ok(()),
+        })
+    }
+}
+
+/// Where a key is or would be.
+struct Place {
+    path: PathBuf,
+    is_preloaded: bool,
+}
+
+/// The refusal to load a key.
+fn refusal(id: &KeyId, place: &Place, fault: Fault) -> Error {
+    let unusable = |why| Internal::Unusable { path: place.path.clone(), why }.into();
+    match fault {
+        Fault::Missing => Error::NoSuchKey(id.clone()),
+        Fault::IsPair => Error::IsKeyPair(id.clone()),
+        Fault::IsKey => unusable("it is not a PEM private key".to_owned()),
+        Fault::Damaged(why) => unusable(why),
+        Fault::Foreign(why) => unusable(why.to_owned()),
+    }
+}
+
+/// Whether a new key may take the place, and if so, what is damaged there; refused if a key would be destroyed.
+fn vacancy(id: &KeyId, place: &Place, fault: Fault) -> Result<Option<String>, Error> {
+    match fault {
+        Fault::Missing => Ok(None),
+        Fault::Damaged(why) => Ok(Some(why)),
+        Fault::IsKey => Err(Error::IsKey(id.clone())),
+        fault @ (Fault::IsPair | Fault::Foreign(_)) => Err(refusal(id, place, fault)),
+    }
+}
+
+/// The bytes of a key file, and the stamp it had before they were read.
+fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Stamp)> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    let length = usize::try_from(meta.len()).unwrap_or(MAX_FILE).min(MAX_FILE);
+    // One more than the file has: a vector that needs not grow leaves no copies.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > MAX_FILE {
+        true => Err(ErrorKind::FileTooLarge.into()),
+        false => Ok((bytes, Stamp::of(&meta))),
+    }
+}
+
+/// `<S>-<H>.key`: the ASCII letters and digits of the id, and the SHA-256 of all of it in lower-case hex.
+fn file_name(id: &KeyId) -> Result<String, Error> {
+    let mut name: String = id.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
+    if name.len() > MAX_NAME - HASH_AND_SUFFIX {
+        return Err(Error::IdTooLong { id: id.clone(), max: MAX_NAME - HASH_AND_SUFFIX });
+    }
+    name.push('-');
+    for byte in openssl::sha::sha256(id.as_str().as_bytes()) {
+        name.push(char::from(HEX[usize::from(byte >> 4)]));
+        name.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    name.push_str(".key");
+    Ok(name)
+}
+
+/// The name beside `path` for a file that is of no use; long names lose their beginning.
+fn corrupt_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let surplus = (name.len() + CORRUPT.len()).saturating_sub(MAX_NAME);
+    let start = (surplus..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    path.with_file_name(format!("{}{CORRUPT}", &name[start..]))
+}
+
+/// Bytes of a generated symmetric key.
+const KEY_LENGTH: usize = 32;
+/// A larger file is no key; imports are bounded by the largest request.
+const MAX_FILE: usize = 1 << 20;
+/// The longest file name that Linux file systems take, in bytes.
+const MAX_NAME: usize = 255;
+const HASH_AND_SUFFIX: usize = 1 + 64 + 4;
+const HEX: &[u8; 16] = b"0123456789abcdef";
+const CORRUPT: &str = ".corrupt";
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names() {
+        let check = |id: &str, expected: &str| {
+            assert_eq!(file_name(&KeyId::new(id).unwrap()).unwrap(), expected);
+        };
+        check("", "-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855.key");
+        check("demo key/1", "demokey1-4df6bd919836f92c2ce2f55f0972866f2eae7563dae2ed091e86f70068a3b058.key");
+        let id = |letters| KeyId::new("ä".repeat(300) + &"a".repeat(letters)).unwrap();
+        assert_eq!(file_name(&id(186)).unwrap().len(), 255);
+        assert!(matches!(file_name(&id(187)), Err(Error::IdTooLong { max: 186, .. })));
+    }
+
+    #[test]
+    fn names_of_corrupt_files_fit_too() {
+        let beside = |name: &str| corrupt_name(&Path::new("/d").join(name));
+        assert_eq!(beside("x-1.key"), Path::new("/d/x-1.key.corrupt"));
+        let long = beside(&format!("{}-1.key", "x".repeat(249)));
+        assert_eq!(long.file_name().unwrap().len(), 255);
+        assert!(long.to_str().unwrap().ends_with("x-1.key.corrupt"));
+        assert!(beside(&format!("{}.key", "ä".repeat(125))).file_name().unwrap().len() <= 255);
+    }
+}
