@@ -1,1 +1,177 @@
-//! To be filled.
+//! keyd creates, keeps and uses keys, so that nobody else has to see them.
+//!
+//! ```text
+//!   request ──► handlers ──► access: principals ─┐
+//!                   │                            ├─► Permit ──► store: trait KeyStore ──► files
+//!                   └──────► handle: MAC'd text ─┘                    │
+//!                                                                    └─► SymmetricKey, KeyPair: used, never seen
+//! ```
+//!
+//! A caller gets at a key in two ways: by its id, if a `[[principal]]` says so, or by a handle that keyd once gave out.
+//! Both end in a [`Permit`], and a [store](store::KeyStore) does nothing without one.
+
+mod access;
+mod daemon;
+mod error;
+mod handlers;
+mod hmac;
+mod parameter;
+mod worker;
+
+pub mod aead;
+pub mod algorithm;
+pub mod handle;
+pub mod id;
+pub mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http_common::Peer;
+use key_api::{AziotKeys, Config, KeyHandle, KeyUsage, PreloadedUri};
+use zeroize::Zeroizing;
+
+use access::Access;
+use handle::{Opened, Subject};
+use store::{FileStore, KeyPair, KeyStore, SoftKey, SymmetricKey};
+use worker::Worker;
+
+pub use error::{Error, Internal};
+pub use id::Permit;
+
+/// The state of keyd.
+pub struct Keyd {
+    store: Arc<dyn KeyStore>,
+    access: Access,
+    generator: Worker,
+    /// What the daemon was started with, to tell at a reload what needs a restart.
+    started_with: Config,
+}
+
+impl Keyd {
+    /// keyd with keys in files, as `config` says.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        check(&config)?;
+        let files = config.preloaded_keys.iter().filter_map(|(id, uri)| match uri {
+            PreloadedUri::File(path) => Some((id.clone(), path.clone())),
+            PreloadedUri::Pkcs11(_) => None,
+        });
+        let files: BTreeMap<_, _> = files.collect();
+        let store = FileStore::new(config.aziot_keys.homedir_path.as_deref(), files)?;
+        Ok(Self::with_store(Arc::new(store), config))
+    }
+
+    /// keyd on any store; `config` gives principals and switches.
+    pub fn with_store(store: Arc<dyn KeyStore>, config: Config) -> Self {
+        let access = Access::new(&config);
+        let generator = Worker::new("key-generator", GENERATOR_NICENESS, GENERATOR_QUEUE);
+        Self { store, access, generator, started_with: config }
+    }
+
+    /// The proof that `peer` may use the key `id`.
+    fn allow(&self, peer: Peer, id: &str) -> Result<Permit, Error> {
+        self.access.by_id(peer, id)
+    }
+
+    /// What `handle` stands for, if it is genuine.
+    async fn open(&self, peer: Peer, handle: &KeyHandle) -> Result<Opened, Error> {
+        let opened = handle::open(&*self.validation_key().await?, handle)?;
+        self.access.by_handle(peer, opened.permit())?;
+        Ok(opened)
+    }
+
+    async fn mint(&self, subject: Subject<'_>) -> Result<KeyHandle, Error> {
+        handle::mint(&*self.validation_key().await?, subject)
+    }
+
+    /// The key that makes handles genuine; made if there is none.
+    async fn validation_key(&self) -> Result<Arc<dyn SymmetricKey>, Error> {
+        let permit = Permit::validation_key();
+        match self.store.key_at_hand(&permit) {
+            Some(key) => Ok(key),
+            None => self.blocking(move |store| validation_key(store, &permit)).await,
+        }
+    }
+
+    async fn key(&self, permit: Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
+        match self.store.key_at_hand(&permit) {
+            Some(key) => Ok(key),
+            None => self.blocking(move |store| store.load_key(&permit)).await,
+        }
+    }
+
+    async fn pair(&self, permit: Permit) -> Result<Arc<dyn KeyPair>, Error> {
+        match self.store.pair_at_hand(&permit) {
+            Some(pair) => Ok(pair),
+            None => self.blocking(move |store| store.load_pair(&permit)).await,
+        }
+    }
+
+    /// The bytes of a derived key (spec keys-service, chapter 8).
+    async fn derive(&self, base: Permit, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let derived = Zeroizing::new(self.key(base).await?.hmac(data)?);
+        Ok(Zeroizing::new(derived.to_vec()))
+    }
+
+    /// A symmetric key or derived key of `opened`, for `mechanism`.
+    async fn symmetric(
+        &self,
+        opened: Opened,
+        mechanism: &'static str,
+    ) -> Result<Arc<dyn SymmetricKey>, Error> {
+        match opened {
+            Opened::Key(permit) => self.key(permit).await,
+            Opened::Derived { base, data } => Ok(Arc::new(SoftKey::new(self.derive(base, &data).await?))),
+            Opened::KeyPair(_) => Err(Error::WrongMechanism { mechanism, key: "a key pair" }),
+        }
+    }
+
+    /// The key pair of `opened`, for `mechanism`.
+    async fn asymmetric(&self, opened: Opened, mechanism: &'static str) -> Result<Arc<dyn KeyPair>, Error> {
+        match opened {
+            Opened::KeyPair(permit) => self.pair(permit).await,
+            other => Err(Error::WrongMechanism { mechanism, key: other.kind() }),
+        }
+    }
+
+    /// Runs `job` on a thread that may wait.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn KeyStore) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let store = Arc::clone(&self.store);
+        let job = tokio::task::spawn_blocking(move || job(&*store));
+        job.await.unwrap_or_else(|_| Err(Internal::Worker.into()))
+    }
+}
+
+/// What is wrong with a configuration that reads well.
+fn check(config: &Config) -> Result<(), Error> {
+    let AziotKeys { homedir_path: _, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
+    if pkcs11_lib_path.is_some() {
+        return Err(Error::NoPkcs11("aziot_keys.pkcs11_lib_path".to_owned()));
+    }
+    if pkcs11_base_slot.is_some() {
+        return Err(Error::NoPkcs11("aziot_keys.pkcs11_base_slot".to_owned()));
+    }
+    match config.preloaded_keys.iter().find(|(_, uri)| matches!(uri, PreloadedUri::Pkcs11(_))) {
+        Some((id, _)) => Err(Error::NoPkcs11(format!("preloaded_keys.{id:?}"))),
+        None => Ok(()),
+    }
+}
+
+fn validation_key(store: &dyn KeyStore, permit: &Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
+    let key = store.load_key(permit).or_else(|_| {
+        store.create_key(permit, KeyUsage::SIGN)?;
+        tracing::info!(
+            "made a key for new key handles; handles that were given out earlier are no longer valid"
+        );
+        store.load_key(permit)
+    });
+    key.map_err(|error| Internal::ValidationKey(Box::new(error)).into())
+}
+
+/// RSA keys are made at this niceness, so that whoever makes many of them does not slow down the others.
+const GENERATOR_NICENESS: i32 = 10;
+/// Key pairs waiting to be made; more requests wait unread.
+const GENERATOR_QUEUE: usize = 16;

@@ -1,0 +1,7 @@
+//! The executable `aziot-keyd`: nothing but the daemon's start.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    http_common::daemon::run::<keyd::Keyd>()
+}
