@@ -1,1 +1,43 @@
-//! To be filled.
+//! aziot-cloud-sim: Azure's Device Provisioning Service and IoT Hub on loopback TLS, as far as devices see them.
+//!
+//! An independent double: it shares no code with the suite, so that it can prove it wrong. It checks every token,
+//! etag and id as the services do, logs each request with the reason of its decision, and does wrong what it is
+//! told to do wrong. `docs/cloud-sim.md` is its manual.
+//!
+//! ```no_run
+//! use cloud_sim::{Options, Sim};
+//! use serde_json::json;
+//!
+//! let sim = Sim::start(Options { seed: Some(1), ..Options::default() })?;
+//! sim.admin("PUT", "/enrollments/press-17", &json!({"attestation": {"type": "symmetricKey"}}));
+//! println!("a device may now register at {}", sim.ready().dps);
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! Inside: `listener` reads a request, `cloud` decides it (a fault, or `dps` or `hub` on the `world`), `log` keeps
+//! it, `listener` delivers the reply. `admin` changes all of these. More attestations (X.509, TPM) belong beside
+//! `dps::attestation` and `hub::access`, further protocols (EST, ARM) in folders of their own.
+
+mod admin;
+mod answer;
+mod clock;
+mod cloud;
+mod dice;
+mod dps;
+mod fault;
+mod http;
+mod hub;
+mod keys;
+mod listener;
+mod log;
+mod route;
+mod sas;
+mod settings;
+mod sim;
+mod store;
+mod tls;
+mod world;
+
+pub mod cli;
+
+pub use sim::{DEFAULT_SCOPE, Options, Ready, Sim};
