@@ -91,6 +91,11 @@ pub enum Error {
     /// Neither `homedir_path` nor `preloaded_keys` gives the id a place.
     #[error("there is no place for the key {0}: aziot_keys.homedir_path is not configured")]
     NoPlace(KeyId),
+    /// A key is preloaded from a token, and there is no library to reach it.
+    #[error(
+        "the key {0} is preloaded from a PKCS #11 token, and aziot_keys.pkcs11_lib_path is not configured"
+    )]
+    NoToken(KeyId),
     /// A symmetric key was asked for where a key pair is.
     #[error("the key {0} is a key pair")]
     IsKeyPair(KeyId),
@@ -108,7 +113,7 @@ pub enum Error {
 
     /// The configuration asks for PKCS #11.
     #[error("{0} is configured, but PKCS #11 is not supported yet; use file keys")]
-    NoPkcs11(String),
+    NoPkcs11(&'static str),
     /// Something outside of the request; callers are told nothing of it.
     #[error("internal error")]
     Internal(#[source] Internal),
@@ -196,6 +201,7 @@ impl From<Error> for ApiError {
             | Error::EmptyImport
             | Error::NoSuchKey(_)
             | Error::NoPlace(_)
+            | Error::NoToken(_)
             | Error::IsKeyPair(_)
             | Error::IsKey(_)
             | Error::Preloaded(_)

@@ -24,11 +24,10 @@ pub mod handle;
 pub mod id;
 pub mod store;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http_common::Peer;
-use key_api::{AziotKeys, Config, KeyHandle, KeyUsage, PreloadedUri};
+use key_api::{AziotKeys, Config, KeyHandle, KeyUsage};
 use zeroize::Zeroizing;
 
 use access::Access;
@@ -52,12 +51,8 @@ impl Keyd {
     /// keyd with keys in files, as `config` says.
     pub fn new(config: Config) -> Result<Self, Error> {
         check(&config)?;
-        let files = config.preloaded_keys.iter().filter_map(|(id, uri)| match uri {
-            PreloadedUri::File(path) => Some((id.clone(), path.clone())),
-            PreloadedUri::Pkcs11(_) => None,
-        });
-        let files: BTreeMap<_, _> = files.collect();
-        let store = FileStore::new(config.aziot_keys.homedir_path.as_deref(), files)?;
+        let homedir = config.aziot_keys.homedir_path.as_deref();
+        let store = FileStore::new(homedir, config.preloaded_keys.clone())?;
         Ok(Self::with_store(Arc::new(store), config))
     }
 
@@ -148,15 +143,10 @@ impl Keyd {
 /// What is wrong with a configuration that reads well.
 fn check(config: &Config) -> Result<(), Error> {
     let AziotKeys { homedir_path: _, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
-    if pkcs11_lib_path.is_some() {
-        return Err(Error::NoPkcs11("aziot_keys.pkcs11_lib_path".to_owned()));
-    }
-    if pkcs11_base_slot.is_some() {
-        return Err(Error::NoPkcs11("aziot_keys.pkcs11_base_slot".to_owned()));
-    }
-    match config.preloaded_keys.iter().find(|(_, uri)| matches!(uri, PreloadedUri::Pkcs11(_))) {
-        Some((id, _)) => Err(Error::NoPkcs11(format!("preloaded_keys.{id:?}"))),
-        None => Ok(()),
+    match (pkcs11_lib_path, pkcs11_base_slot) {
+        (None, None) => Ok(()),
+        (Some(_), _) => Err(Error::NoPkcs11("aziot_keys.pkcs11_lib_path")),
+        (None, Some(_)) => Err(Error::NoPkcs11("aziot_keys.pkcs11_base_slot")),
     }
 }
 

@@ -1,6 +1,8 @@
 //! A state directory of upstream 1.6 is used as it is: every fact recorded from upstream holds here
 //! (`fixtures/golden`, made by a running upstream with throw-away keys).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;

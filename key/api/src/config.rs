@@ -90,7 +90,10 @@ impl TryFrom<String> for PreloadedUri {
     fn try_from(uri: String) -> Result<Self, BadUri> {
         match uri.split_once(':') {
             _ if uri.contains('\0') => Err(BadUri("it contains U+0000")),
-            Some(("pkcs11", _)) => Ok(Self::Pkcs11(uri)),
+            Some(("pkcs11", attributes)) => match names_a_slot(attributes) {
+                true => Ok(Self::Pkcs11(uri)),
+                false => Err(BadUri("it has neither token nor slot-id")),
+            },
             Some(("file", _)) => {
                 let url = Url::parse(&uri).map_err(|_| BadUri("it is not a URL"))?;
                 let path = url.to_file_path().map_err(|()| BadUri("it names no file on this machine"))?;
@@ -137,6 +140,16 @@ impl fmt::Display for BadUri {
 }
 
 impl std::error::Error for BadUri {}
+
+/// Whether the path attributes of a `pkcs11:` URI (RFC 7512, 2.3) tell which slot is meant.
+fn names_a_slot(attributes: &str) -> bool {
+    let path = attributes.split('?').next().unwrap_or_default();
+    path.split(';').any(|attribute| match attribute.split_once('=') {
+        Some(("slot-id", number)) => number.parse::<u64>().is_ok(),
+        Some((name, _)) => name == "token",
+        None => false,
+    })
+}
 
 fn non_empty_ids<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -238,7 +251,12 @@ mod tests {
         for bad in ["", "/x", "FILE:///x", "http://x/y", "file://elsewhere/x", "file:///x%00", "fil"] {
             check(bad, None);
         }
-        let token = "pkcs11:token=x".to_owned();
-        assert_eq!(PreloadedUri::try_from(token.clone()), Ok(PreloadedUri::Pkcs11(token)));
+        for token in ["pkcs11:token=x", "pkcs11:object=y;slot-id=7?pin-value=1"] {
+            let parsed = PreloadedUri::try_from(token.to_owned());
+            assert_eq!(parsed, Ok(PreloadedUri::Pkcs11(token.to_owned())));
+        }
+        for bad in ["pkcs11:", "pkcs11:object=y", "pkcs11:slot-id=x", "pkcs11:object=y?token=x"] {
+            check(bad, None);
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use config_common::durable;
-use key_api::KeyUsage;
+use key_api::{KeyUsage, PreloadedUri};
 use zeroize::Zeroizing;
 
 use super::cache::{Cache, Stamp};
@@ -25,7 +25,7 @@ use crate::id::{KeyId, Permit};
 /// Keys in `<homedir>/keys` and in files that the configuration names.
 pub struct FileStore {
     directory: Option<PathBuf>,
-    preloaded: BTreeMap<String, PathBuf>,
+    preloaded: BTreeMap<String, PreloadedUri>,
     cache: Cache,
     /// Held by whoever changes files, so that looking and changing are one step.
     changing: Mutex<()>,
@@ -33,7 +33,7 @@ pub struct FileStore {
 
 impl FileStore {
     /// The store below `homedir`, with `preloaded` keys at files of their own. Removes what a crash left half-written.
-    pub fn new(homedir: Option<&Path>, preloaded: BTreeMap<String, PathBuf>) -> Result<Self, Error> {
+    pub fn new(homedir: Option<&Path>, preloaded: BTreeMap<String, PreloadedUri>) -> Result<Self, Error> {
         let directory = homedir.map(|homedir| homedir.join("keys"));
         if let Some(directory) = &directory {
             let removed = durable::clean_leftovers(directory).map_err(Internal::Unwritable)?;
@@ -46,11 +46,14 @@ impl FileStore {
 
     fn place(&self, key: &Permit) -> Result<Place, Error> {
         let id = key.id();
-        if let Some(path) = self.preloaded.get(id.as_str()) {
-            return Ok(Place { path: path.clone(), is_preloaded: true });
+        match self.preloaded.get(id.as_str()) {
+            Some(PreloadedUri::File(path)) => Ok(Place { path: path.clone(), is_preloaded: true }),
+            Some(PreloadedUri::Pkcs11(_)) => Err(Error::NoToken(id.clone())),
+            None => {
+                let directory = self.directory.as_ref().ok_or_else(|| Error::NoPlace(id.clone()))?;
+                Ok(Place { path: directory.join(file_name(id)?), is_preloaded: false })
+            }
         }
-        let directory = self.directory.as_ref().ok_or_else(|| Error::NoPlace(id.clone()))?;
-        Ok(Place { path: directory.join(file_name(id)?), is_preloaded: false })
     }
 
     /// What is at `place` now, from memory or from the disk.
