@@ -14,7 +14,7 @@ mod error;
 mod protocol;
 mod schema;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -51,7 +51,7 @@ pub struct Registration {
 impl DpsClient {
     /// A client for the service at `global_endpoint`, an `https` (or, for test beds, `http`) URL. Its path is not used.
     pub fn new(cloud: Cloud, global_endpoint: &str) -> Result<Self, Error> {
-        let bad = || Error::BadEndpoint { url: global_endpoint.to_owned() };
+        let bad = || bad_endpoint(global_endpoint);
         let url: Url = global_endpoint.trim().parse().map_err(|_| bad())?;
         let host = url.host().ok_or_else(bad)?;
         if !matches!(url.scheme(), "https" | "http") {
@@ -64,8 +64,7 @@ impl DpsClient {
         Ok(Self { cloud, base: format!("{}://{host}{port}", url.scheme()) })
     }
 
-    /// Register and wait for the assignment, at most until `deadline` and never longer than ten minutes after DPS took
-    /// the registration.
+    /// Register and wait for the assignment, at most until `deadline`, and never longer than ten minutes.
     pub async fn register<S: Signer>(
         &self,
         registration: &Registration,
@@ -75,25 +74,37 @@ impl DpsClient {
         let scope = Scope::dps(&registration.id_scope, &registration.registration_id);
         let mut protocol = Register::new(registration);
         let started = Instant::now();
+        let polls = self.cloud.with_shorter_attempts(POLL_ATTEMPT);
         let mut action = protocol.start();
         loop {
-            let (method, path, body) = match action {
-                Action::Put { path, body } => (Method::PUT, path, Some(Bytes::from(body))),
+            let (cloud, method, path, body) = match action {
+                Action::Put { path, body } => (&self.cloud, Method::PUT, path, Some(Bytes::from(body))),
                 Action::WaitThenGet { after, path } => {
                     if after >= deadline.saturating_duration_since(Instant::now()) {
                         return Err(Error::TooSlow { waited: started.elapsed() });
                     }
                     tokio::time::sleep(after).await;
-                    (Method::GET, path, None)
+                    (&polls, Method::GET, path, None)
                 }
                 Action::Done(assignment) => return Ok(*assignment),
             };
-            let uri = format!("{}{path}", self.base)
-                .parse()
-                .map_err(|_| Error::BadEndpoint { url: self.base.clone() })?;
+            let uri = format!("{}{path}", self.base).parse().map_err(|_| bad_endpoint(&self.base))?;
             let call = Call { method, uri, if_match: None, body, scope: &scope, accept: protocol.accepts() };
-            let reply = self.cloud.call(&call, credentials, deadline).await?;
+            let reply = cloud.call(&call, credentials, deadline).await?;
             action = protocol.on_reply(&reply, started.elapsed())?;
         }
     }
 }
+
+fn bad_endpoint(url: &str) -> Error {
+    Error::BadEndpoint { url: url.to_owned() }
+}
+
+/// The time for one question about the operation's status.
+const POLL_ATTEMPT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+#[path = "../../http-common/src/https/test_server.rs"]
+mod test_server;
+#[cfg(test)]
+mod tests;

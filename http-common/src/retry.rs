@@ -291,7 +291,7 @@ mod tests {
             ("Sun, 06 Nov 1994 08:50:07 GMT", Some(secs(30))),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(secs(0))),
             ("99999999999999999999999999", Some(RETRY_AFTER_LIMIT)),
-            ("Sun, 06 Nov 2094 08:50:07 GMT", Some(RETRY_AFTER_LIMIT)),
+            ("Sat, 06 Nov 2094 08:50:07 GMT", Some(RETRY_AFTER_LIMIT)),
             ("", None),
             ("-1", None),
             ("soon", None),

@@ -186,4 +186,7 @@ fn is_absent_module(failure: &CloudFailure) -> bool {
 const MODULE_ID_LIMIT: usize = 128;
 
 #[cfg(test)]
+#[path = "../../http-common/src/https/test_server.rs"]
+mod test_server;
+#[cfg(test)]
 mod tests;

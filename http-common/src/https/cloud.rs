@@ -101,8 +101,9 @@ impl Cloud {
         Self { https, clock, options }
     }
 
-    /// The same with another time for each attempt.
-    pub fn with_attempt_time(&self, attempt: Duration) -> Self {
+    /// The same with at most `attempt` for each attempt.
+    pub fn with_shorter_attempts(&self, attempt: Duration) -> Self {
+        let attempt = attempt.min(self.options.attempt);
         Self { options: CloudOptions { attempt, ..self.options }, ..self.clone() }
     }
 

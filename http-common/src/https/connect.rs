@@ -28,8 +28,8 @@ pub(super) struct Connector(Arc<Route>);
 struct Route {
     proxy: ProxyRules,
     server_tls: tls::Tls,
-    /// For proxies that are reached by TLS; the client identity is none of their business.
-    proxy_tls: tls::Tls,
+    /// For a proxy that is reached by TLS; the client identity is none of its business.
+    proxy_tls: Option<tls::Tls>,
     tcp: HttpConnector,
 }
 
@@ -58,7 +58,7 @@ impl Connector {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIME));
         tcp.set_keepalive(Some(KEEP_ALIVE));
-        let proxy_tls = tls::Tls::new(trust.clone(), None)?;
+        let proxy_tls = proxy.is_secure().then(|| tls::Tls::new(trust.clone(), None)).transpose()?;
         Ok(Self(Arc::new(Route { proxy, server_tls: tls::Tls::new(trust, identity)?, proxy_tls, tcp })))
     }
 }
@@ -119,19 +119,18 @@ struct ToProxy(Arc<Route>);
 
 impl ToProxy {
     async fn open(&self, proxy: &Uri) -> Result<Stream, ConnectError> {
-        match self.attempt(proxy).await {
-            Err(Refusal::LacksIssuer(_)) if self.0.proxy_tls.widen()? => Ok(self.attempt(proxy).await?),
+        let Some(tls) = &self.0.proxy_tls else { return self.tcp(proxy).await };
+        match handshake(tls, proxy, self.tcp(proxy).await?).await {
+            Err(Refusal::LacksIssuer(_)) if tls.widen()? => {
+                Ok(handshake(tls, proxy, self.tcp(proxy).await?).await?)
+            }
             Err(refusal) => Err(refusal.into()),
             Ok(pipe) => Ok(pipe),
         }
     }
 
-    async fn attempt(&self, proxy: &Uri) -> Result<Stream, Refusal> {
-        let pipe = self.0.tcp(proxy).await.map_err(|err| ConnectError::Proxy(err.into()))?;
-        match proxy.scheme() == Some(&Scheme::HTTPS) {
-            true => handshake(&self.0.proxy_tls, proxy, pipe).await,
-            false => Ok(pipe),
-        }
+    async fn tcp(&self, proxy: &Uri) -> Result<Stream, ConnectError> {
+        self.0.tcp(proxy).await.map_err(|err| ConnectError::Proxy(err.into()))
     }
 }
 

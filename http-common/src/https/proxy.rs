@@ -2,9 +2,10 @@
 //!
 //! Does not connect to anything.
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use std::sync::Arc;
 
 use super::HttpsError;
 
@@ -16,6 +17,8 @@ pub struct ProxyRules(Option<Arc<Rules>>);
 struct Rules {
     /// The proxy, with the exceptions that hold for every port.
     matcher: Matcher,
+    /// The proxy itself is reached by TLS.
+    secure: bool,
     /// Exceptions that hold for one port: `host:port`.
     for_port: Vec<(u16, Matcher)>,
 }
@@ -49,15 +52,18 @@ impl ProxyRules {
         let entries = || except.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
         let everywhere: Vec<&str> = entries().filter(|entry| split_port(entry).is_none()).collect();
         let matcher = Matcher::builder().all(proxy).no(everywhere.join(",")).build();
-        let usable = Matcher::builder().all(proxy).build().intercept(&Uri::from_static("https://example/"));
-        if !usable.is_some_and(|proxy| matches!(proxy.uri().scheme_str(), Some("http" | "https"))) {
-            return Err(HttpsError::BadProxy { variable: variable.to_owned() });
-        }
+        let anywhere = Uri::from_static("https://example/");
+        let usable = Matcher::builder().all(proxy).build().intercept(&anywhere);
+        let secure = match usable.as_ref().and_then(|proxy| proxy.uri().scheme_str()) {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(HttpsError::BadProxy { variable: variable.to_owned() }),
+        };
         let for_port = entries()
             .filter_map(split_port)
             .map(|(host, port)| (port, Matcher::builder().all(proxy).no(host).build()))
             .collect();
-        Ok(Self(Some(Arc::new(Rules { matcher, for_port }))))
+        Ok(Self(Some(Arc::new(Rules { matcher, secure, for_port }))))
     }
 
     /// The proxy for `server`, if it is to be reached through one.
@@ -69,6 +75,11 @@ impl ProxyRules {
             true => None,
             false => rules.matcher.intercept(server),
         }
+    }
+
+    /// Whether the proxy itself is reached by TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.0.as_ref().is_some_and(|rules| rules.secure)
     }
 
     /// What to send as `Proxy-Authorization` when reaching `server`.
@@ -98,6 +109,8 @@ fn split_port(entry: &str) -> Option<(&str, u16)> {
 mod tests {
     use super::*;
 
+    type Vars = &'static [(&'static str, &'static str)];
+
     /// The proxy chosen for `server` with these variables, or the name of the bad variable.
     fn choose(vars: &[(&str, &str)], server: &str) -> Result<Option<String>, String> {
         let var =
@@ -112,7 +125,7 @@ mod tests {
     #[test]
     fn variables_in_order_and_empty_is_unset() {
         let server = "https://hub.example/";
-        let table: &[(&[(&str, &str)], Option<&str>)] = &[
+        let table: &[(Vars, Option<&str>)] = &[
             (&[], None),
             (&[("https_proxy", "http://b:2")], Some("http://b:2/")),
             (&[("HTTPS_PROXY", "http://a:1"), ("https_proxy", "http://b:2")], Some("http://a:1/")),

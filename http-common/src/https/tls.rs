@@ -213,7 +213,24 @@ const ADDRESS_MISMATCH: i32 = 64;
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_server::{Issued, TestServer};
     use super::*;
+
+    #[test]
+    fn a_hashed_directory_is_looked_up() {
+        let authority = Issued::authority("Test Authority");
+        let server = TestServer::start(Some(authority.leaf("localhost").acceptor()), |_| String::new());
+        let directory = tempfile::tempdir().unwrap();
+        let verifies = || {
+            let context = context(&Trust::default(), None, Some(directory.path())).unwrap();
+            let stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+            Ssl::new(&context).unwrap().connect(stream).is_ok()
+        };
+        assert!(!verifies());
+        let name = format!("{:08x}.0", authority.cert.subject_name_hash());
+        std::fs::write(directory.path().join(name), authority.cert.to_pem().unwrap()).unwrap();
+        assert!(verifies());
+    }
 
     #[test]
     fn hashed_names() {
