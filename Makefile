@@ -1,0 +1,31 @@
+# What README's commands call. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench test-openssl4 build api
+
+help: ## list the commands
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @
+
+setup: ## install what building and testing need
+	@scripts/setup.sh all
+
+demo: ## watch a device being provisioned on this machine; needs no root
+	@scripts/demo.sh
+
+build: ## build all programs (debug)
+	cargo build --locked --workspace --bins
+
+test: build ## run all tests
+	@scripts/test.sh
+
+check: ## format, lints, documentation, licences: what must be clean before a commit
+	@scripts/check.sh
+
+bench: ## measure speed and memory of release builds
+	cargo run --locked --release --package suite-bench
+
+test-openssl4: ## run the tests against OpenSSL 4, which is built first
+	@scripts/test-openssl4.sh
+
+api: ## write docs/api anew from the tables of endpoints
+	UPDATE_API=1 cargo test --locked --package suite-tests --test openapi

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what is missing to build, demonstrate and test the suite. Does nothing, quickly, when all is there.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: scripts/setup.sh [demo|all]
+
+  demo   what `make demo` needs: a Rust toolchain, a C linker, OpenSSL with headers, curl
+  all    the same and what the tests call (default)
+
+Debian and Ubuntu: packages are installed with apt-get, through sudo unless you are root.
+Elsewhere: it says what is missing and leaves the installation to you.
+END
+}
+
+# The rows of each set: a Debian package, and a command that succeeds when it is there.
+readonly DEMO_NEEDS='
+build-essential    command -v cc
+pkg-config         command -v pkg-config
+libssl-dev         pkg-config --exists openssl
+openssl            command -v openssl
+curl               command -v curl
+ca-certificates    test -e /etc/ssl/certs/ca-certificates.crt
+'
+readonly TEST_NEEDS='
+util-linux         command -v setpriv && command -v unshare && command -v prlimit
+systemd            command -v systemd-socket-activate
+strace             command -v strace
+faketime           command -v faketime
+valgrind           command -v valgrind
+nginx-light        command -v nginx
+mosquitto          command -v mosquitto
+mosquitto-clients  command -v mosquitto_pub
+'
+
+main() {
+    local needs
+    case "${1:-all}" in
+        demo) needs=$DEMO_NEEDS ;;
+        all) needs=$DEMO_NEEDS$TEST_NEEDS ;;
+        -h | --help) usage && return ;;
+        *) usage >&2 && return 2 ;;
+    esac
+    export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
+    install_packages "$(missing_packages "$needs")"
+    install_rust
+}
+
+# The packages of $1 whose test fails, separated by blanks.
+missing_packages() {
+    local package present
+    while read -r package present; do
+        if [[ -n $package ]] && ! bash -c "$present" >/dev/null 2>&1; then
+            printf '%s ' "$package"
+        fi
+    done <<<"$1"
+}
+
+install_packages() {
+    local packages
+    read -r -a packages <<<"$1"
+    if ((${#packages[@]} == 0)); then
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        printf 'Please install what these Debian packages hold, then run this again:\n' >&2
+        printf '  %s\n' "${packages[@]}" >&2
+        return 1
+    fi
+    local as_root=()
+    if ((EUID != 0)); then
+        if ! command -v sudo >/dev/null; then
+            printf 'Please run as root:\n  apt-get install %s\n' "${packages[*]}" >&2
+            return 1
+        fi
+        as_root=(sudo)
+    fi
+    printf 'Installing: %s\n' "${packages[*]}"
+    "${as_root[@]}" apt-get update -q
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "${packages[@]}"
+}
+
+# rust-toolchain.toml names the toolchain; rustup fetches it at the first call of cargo.
+install_rust() {
+    if ! command -v cargo >/dev/null; then
+        printf 'Installing the Rust toolchain with rustup, into your home directory\n'
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+    fi
+    local wanted have
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+    have=$(cargo --version | cut -d ' ' -f 2)
+    if [[ $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) != "$wanted" ]]; then
+        printf 'Rust %s is too old, %s is needed (rustup update)\n' "$have" "$wanted" >&2
+        return 1
+    fi
+}
+
+main "$@"
