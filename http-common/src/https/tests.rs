@@ -1,5 +1,6 @@
 //! The way out against real TLS servers and proxies on loopback.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -184,7 +185,6 @@ async fn broken_connections_are_told_from_absent_servers() {
         true => "HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 10\r\n\r\nhalf".into(),
         false => String::new(),
     });
-    let plain = TestServer::start(None, ok);
     let https = Https::new(trusting(authority));
     for path in ["", "short"] {
         let err = fetch(&https, &format!("https://localhost:{}/{path}", server.port)).await.unwrap_err();
@@ -193,8 +193,11 @@ async fn broken_connections_are_told_from_absent_servers() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let err = fetch(&https, &format!("https://localhost:{free}/")).await.unwrap_err();
     assert!(matches!(err, HttpsError::NotConnected { .. }) && err.is_network(), "{err:?}");
-    let err = fetch(&https, &format!("https://localhost:{}/", plain.port)).await.unwrap_err();
-    assert!(err.is_network(), "a server that speaks no TLS: {err:?}");
+    let banner = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = banner.local_addr().unwrap().port();
+    std::thread::spawn(move || banner.accept().unwrap().0.write_all(b"220 this is another service\r\n"));
+    let err = fetch(&https, &format!("https://localhost:{port}/")).await.unwrap_err();
+    assert!(matches!(err, HttpsError::NotConnected { .. }), "a server that speaks no TLS: {err:?}");
 }
 
 /// A server for `localhost` that wants a client certificate by `authority`.
