@@ -1,0 +1,187 @@
+//! identityd's configuration file (spec identity-service, chapter 7). Reads no files. Written back it is upstream's
+//! `prev_state` (9.2): the same names, order and omissions.
+
+mod check;
+mod policy;
+mod provisioning;
+mod subject;
+
+use std::path::PathBuf;
+
+use config_common::Endpoints;
+use schemars::JsonSchema;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+
+use crate::LocalIdOpts;
+
+pub use check::BadConfig;
+pub use policy::{BadPolicy, Policy};
+pub use provisioning::{
+    Attestation, AutoRenew, Dps, Manual, ManualCredentials, Payload, Provisioning, Source,
+};
+pub use subject::Subject;
+
+/// The merged configuration of identityd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Config {
+    /// The device's host name, for the names of local identities.
+    pub hostname: String,
+    /// The directory for what must survive a restart.
+    pub homedir: PathBuf,
+    /// Whether what is known of modules is preferred to asking the hub.
+    #[serde(default)]
+    pub prefer_module_identity_cache: bool,
+    /// Requests of one user that are worked on at a time; more wait. 0 refuses all.
+    #[serde(default = "default_max_requests", skip_serializing_if = "is_default_max_requests")]
+    pub max_requests: usize,
+    /// Seconds that one attempt of a call to the cloud may take.
+    #[serde(default, rename = "cloud_timeout_sec", skip_serializing_if = "is_default")]
+    pub cloud_timeout: CloudTimeout,
+    /// How often a call to the cloud is repeated when the network fails.
+    #[serde(default = "default_cloud_retries", skip_serializing_if = "is_default_cloud_retries")]
+    pub cloud_retries: u32,
+    /// What is logged, in the syntax of the environment variable `AZIOT_LOG`, which wins; `info` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// How the device gets its identity.
+    pub provisioning: Provisioning,
+    /// Who has identities of its own, and who manages those of others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principal: Vec<Principal>,
+    /// Settings of local identities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub localid: Option<LocalId>,
+    /// Sockets that are not at their default place.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub endpoints: Endpoints,
+}
+
+impl Config {
+    /// What belongs into `prev_state`: everything but sockets and log level, which upstream's lacks.
+    pub fn for_record(&self) -> Self {
+        Self { endpoints: Endpoints::default(), log_level: None, ..self.clone() }
+    }
+}
+
+/// The time for one attempt of a call to the cloud, in seconds: at least 70, longer than one pause of a throttled call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct CloudTimeout(u64);
+
+impl CloudTimeout {
+    /// The seconds.
+    pub fn as_secs(self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for CloudTimeout {
+    fn default() -> Self {
+        Self(LEAST_CLOUD_TIMEOUT)
+    }
+}
+
+impl TryFrom<u64> for CloudTimeout {
+    type Error = String;
+
+    fn try_from(seconds: u64) -> Result<Self, String> {
+        match seconds < LEAST_CLOUD_TIMEOUT {
+            true => Err(format!("must be at least {LEAST_CLOUD_TIMEOUT} seconds, got {seconds}")),
+            false => Ok(Self(seconds)),
+        }
+    }
+}
+
+impl From<CloudTimeout> for u64 {
+    fn from(timeout: CloudTimeout) -> Self {
+        timeout.0
+    }
+}
+
+/// A `[[principal]]`: a user, and who the user's processes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Principal {
+    /// Effective user id of the connecting process.
+    pub uid: u32,
+    /// The module's name.
+    pub name: String,
+    /// Which identities it has; absent for the one that manages all. A word or a list of words.
+    #[serde(
+        default,
+        rename = "idtype",
+        deserialize_with = "one_or_many",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Vec<IdType>>")]
+    pub id_types: Option<Vec<IdType>>,
+    /// What the certificate of its local identity is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub localid: Option<LocalIdOpts>,
+}
+
+impl Principal {
+    /// Whether it has this kind of identity.
+    pub fn has(&self, kind: IdType) -> bool {
+        self.id_types.as_ref().is_some_and(|kinds| kinds.contains(&kind))
+    }
+}
+
+/// A kind of identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IdType {
+    /// The device itself.
+    Device,
+    /// A module of the hub.
+    Module,
+    /// A certificate that no hub knows.
+    Local,
+}
+
+/// The table `[localid]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LocalId {
+    /// The last part of the names of local identities.
+    pub domain: String,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IdType>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(IdType),
+        Many(Vec<IdType>),
+    }
+    let expected = "expected device, module or local, or a list of these";
+    match OneOrMany::deserialize(deserializer) {
+        Ok(OneOrMany::One(kind)) => Ok(Some(vec![kind])),
+        Ok(OneOrMany::Many(kinds)) => Ok(Some(kinds)),
+        Err(_) => Err(D::Error::custom(expected)),
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn default_max_requests() -> usize {
+    10
+}
+
+fn is_default_max_requests(value: &usize) -> bool {
+    *value == default_max_requests()
+}
+
+fn default_cloud_retries() -> u32 {
+    1
+}
+
+fn is_default_cloud_retries(value: &u32) -> bool {
+    *value == default_cloud_retries()
+}
+
+const LEAST_CLOUD_TIMEOUT: u64 = 70;
+
+#[cfg(test)]
+mod tests;
