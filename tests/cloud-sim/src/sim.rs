@@ -117,7 +117,8 @@ impl Sim {
         if let Some(path) = options.state.clone() {
             runtime.spawn(store::keep_saved(cloud, path));
         }
-        store::replace(&dir.join("ready.json"), &serde_json::to_vec_pretty(&ready)?)?;
+        let text = serde_json::to_string_pretty(&ready)? + "\n";
+        store::replace(&dir.join("ready.json"), text.as_bytes(), 0o644)?;
         drop(_inside);
         Ok(Sim { ready, admin, state: options.state, runtime: Some(runtime), _dir: temporary })
     }

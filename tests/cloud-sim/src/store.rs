@@ -3,6 +3,7 @@
 use crate::{cloud::Cloud, world::World};
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -35,8 +36,9 @@ pub(crate) fn save(cloud: &Cloud, path: &Path) -> io::Result<()> {
         }
         state.world.clone()
     };
-    let written =
-        serde_json::to_vec_pretty(&world).map_err(io::Error::from).and_then(|bytes| replace(path, &bytes));
+    let written = serde_json::to_vec_pretty(&world)
+        .map_err(io::Error::from)
+        .and_then(|bytes| replace(path, &bytes, 0o600));
     if written.is_err() {
         cloud.state().dirty = true;
     }
@@ -55,14 +57,15 @@ pub(crate) async fn keep_saved(cloud: Arc<Cloud>, path: PathBuf) {
     }
 }
 
-/// Replace the file at `path` so that a reader sees the old or the new content, never less.
+/// Replace the file at `path`, with these permissions, so that a reader sees the old or the new content, never less.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     io::Write::write_all(&mut file, bytes)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.persist(path).map_err(|err| err.error)?;
     Ok(())
 }
