@@ -52,7 +52,7 @@ impl Keyd {
     pub fn new(config: Config) -> Result<Self, Error> {
         check(&config)?;
         let homedir = config.aziot_keys.homedir_path.as_deref();
-        let store = FileStore::new(homedir, config.preloaded_keys.clone())?;
+        let store = FileStore::new(homedir, config.preloaded_keys.clone());
         Ok(Self::with_store(Arc::new(store), config))
     }
 

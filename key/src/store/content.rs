@@ -98,7 +98,8 @@ fn pem_label(bytes: &[u8]) -> Pem {
             Some(_) | None => {}
         }
     }
-    let begins = |head: &&[u8]| bytes.len() > DASHES && head.starts_with(bytes.trim_ascii_end());
+    let written = bytes.trim_ascii_end();
+    let begins = |head: &&[u8]| written.len() > DASHES && head.starts_with(written);
     if WRITTEN_HEADS.iter().any(begins) { Pem::Cut } else { Pem::No }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use config_common::durable;
+use http_common::chain;
 use key_api::{KeyUsage, PreloadedUri};
 use zeroize::Zeroizing;
 
@@ -32,16 +33,15 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// The store below `homedir`, with `preloaded` keys at files of their own. Removes what a crash left half-written.
-    pub fn new(homedir: Option<&Path>, preloaded: BTreeMap<String, PreloadedUri>) -> Result<Self, Error> {
+    /// The store below `homedir`, with `preloaded` keys at places of their own. Removes what a crash left half-written.
+    pub fn new(homedir: Option<&Path>, preloaded: BTreeMap<String, PreloadedUri>) -> Self {
         let directory = homedir.map(|homedir| homedir.join("keys"));
-        if let Some(directory) = &directory {
-            let removed = durable::clean_leftovers(directory).map_err(Internal::Unwritable)?;
-            if removed > 0 {
-                tracing::warn!("removed {removed} half-written files from {}", directory.display());
-            }
+        match directory.as_deref().map(durable::clean_leftovers) {
+            None | Some(Ok(0)) => {}
+            Some(Ok(removed)) => tracing::warn!("removed {removed} half-written key files"),
+            Some(Err(error)) => tracing::warn!("half-written key files may be left: {}", chain(&error)),
         }
-        Ok(Self { directory, preloaded, cache: Cache::default(), changing: Mutex::default() })
+        Self { directory, preloaded, cache: Cache::default(), changing: Mutex::default() }
     }
 
     fn place(&self, key: &Permit) -> Result<Place, Error> {
