@@ -27,12 +27,12 @@ fn main() -> ExitCode {
         ["floor", name, socket] => {
             Floor::of_name(name).and_then(|floor| floor::serve(floor, Path::new(socket)))
         }
-        [] => run(&Plan::full()),
-        ["--quick"] => run(&Plan::quick()),
+        [] => run(&Plan::full(), ""),
+        ["--quick"] => run(&Plan::quick(), ""),
+        ["--quick", only] => run(&Plan::quick(), only),
+        [only] if !only.starts_with('-') => run(&Plan::full(), only),
         _ => {
-            println!(
-                "usage: suite-bench [--quick]\n\nMeasures release builds; writes bench-results/bench.json."
-            );
+            println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
     };
@@ -44,6 +44,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// The one request that identityd answers here.
+const IDENTITY: &str = "GET /identities/identity";
+
+const USAGE: &str = "\
+usage: suite-bench [--quick] [PART-OF-A-NAME]
+
+Measures the requests whose name has the part in it; without one, all of them and what the daemons cost, and writes
+bench-results/bench.json. Measure release builds.";
 
 /// How long things are measured.
 struct Plan {
@@ -71,19 +80,20 @@ struct Case {
     floor: Floor,
 }
 
-fn run(plan: &Plan) -> Result<()> {
+fn run(plan: &Plan, only: &str) -> Result<()> {
     let keyd = Setup::new(&KEYD).config("max_requests = 64\n").start();
     let keys = keyd.client();
     keys.import_key("device-id", "sign", &[7; 32]);
-    let identityd = start_identityd(&keyd);
-    let cases = cases(&keyd, &identityd);
+    let mut cases = cases_of_keyd(&keyd);
+    let identityd = IDENTITY.contains(only).then(|| start_identityd(&keyd));
+    cases.extend(identityd.as_ref().map(case_of_identityd));
     let directory = tempfile::tempdir()?;
     let floors: Vec<FloorServer> = Floor::ALL
         .into_iter()
         .map(|floor| FloorServer::start(floor, directory.path()))
         .collect::<Result<_>>()?;
     let mut report = Report::default();
-    for case in &cases {
+    for case in cases.iter().filter(|case| case.name.contains(only)) {
         let floor = floors.iter().find(|server| server.floor == case.floor).context("a floor is missing")?;
         let echo = floors.iter().find(|server| server.floor == Floor::Echo).context("no echo floor")?;
         for style in [Style::Kept, Style::New] {
@@ -93,7 +103,8 @@ fn run(plan: &Plan) -> Result<()> {
         }
     }
     drop(floors);
-    report.costs = idle::costs(&[("aziot-keyd", &keyd), ("aziot-identityd", &identityd)], plan.idle)?;
+    let (Some(identityd), true) = (&identityd, only.is_empty()) else { return Ok(()) };
+    report.costs = idle::costs(&[("aziot-keyd", &keyd), ("aziot-identityd", identityd)], plan.idle)?;
     report.neighbours = neighbours(plan, &keyd)?;
     report.print();
     report.write(Path::new("bench-results/bench.json"))
@@ -106,7 +117,7 @@ fn start_identityd(keyd: &Daemon) -> Daemon {
     Setup::new(&IDENTITYD).config(config).reach(&KEYD, keyd.setup().socket_path()).start()
 }
 
-fn cases(keyd: &Daemon, identityd: &Daemon) -> Vec<Case> {
+fn cases_of_keyd(keyd: &Daemon) -> Vec<Case> {
     let keys = keyd.client();
     let pair = keys.create_pair("bench-pair", "ec-p256");
     let key = keys.create_key("bench-key", "sign");
@@ -128,13 +139,16 @@ fn cases(keyd: &Daemon, identityd: &Daemon) -> Vec<Case> {
             Floor::Aead,
         ),
         of_keyd("GET key", "GET", "/key/bench-key", None, Floor::Echo),
-        Case {
-            name: "GET /identities/identity",
-            socket: identityd.setup().socket_path().to_owned(),
-            request: identityd.client().bytes("GET", "/identities/identity", None),
-            floor: Floor::Echo,
-        },
     ]
+}
+
+fn case_of_identityd(identityd: &Daemon) -> Case {
+    Case {
+        name: IDENTITY,
+        socket: identityd.setup().socket_path().to_owned(),
+        request: identityd.client().bytes("GET", "/identities/identity", None),
+        floor: Floor::Echo,
+    }
 }
 
 /// Measures a case and its floors in turns, so that whatever disturbs the machine disturbs all of them.
