@@ -1,0 +1,64 @@
+//! `docs/api` is what the tables of endpoints say. `UPDATE_API=1` (`make api`) writes it anew. Knows no daemon.
+
+#![allow(clippy::unwrap_used, reason = "a document that cannot be read ends the check")]
+
+use std::{env, fs, path::PathBuf};
+
+use http_common::{Service, openapi::document};
+use identity_api::IdentitiesApi;
+use key_api::KeysApi;
+
+#[test]
+fn the_documents_are_those_of_the_tables() {
+    is_current(&format!("{}.json", KeysApi::NAME), &openapi::<KeysApi>());
+    is_current(&format!("{}.json", IdentitiesApi::NAME), &openapi::<IdentitiesApi>());
+}
+
+#[test]
+fn the_overview_is_that_of_the_tables() {
+    is_current("README.md", &[OVERVIEW.to_owned(), rows::<KeysApi>(), rows::<IdentitiesApi>()].concat());
+}
+
+/// The text of a file in `docs/api` must be `expected`, or becomes it if so asked.
+#[track_caller]
+fn is_current(name: &str, expected: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/api").join(name);
+    if env::var_os("UPDATE_API").is_some() {
+        fs::write(&path, expected).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/api/{name} is not what the table of endpoints says: run `make api`, look at the difference, commit it"
+    );
+}
+
+fn openapi<T: Service>() -> String {
+    serde_json::to_string_pretty(&document::<T>()).unwrap() + "\n"
+}
+
+/// The table of a service in Markdown.
+fn rows<T: Service>() -> String {
+    let versions: Vec<_> = T::VERSIONS.iter().map(|version| format!("`{version}`")).collect();
+    let mut text = format!(
+        "\n## {}\n\n{}\nAccepted versions: {}. [OpenAPI document]({0}.json).\n\n\
+         | method | path | from version | request | success |\n|---|---|---|---|---|\n",
+        T::NAME,
+        T::ABOUT.trim(),
+        versions.join(", "),
+    );
+    for row in T::operations() {
+        let status = row.status;
+        text += &format!("| {} | `{}` | {} | `{}` | {status} |\n", row.method, row.path, row.since, row.name);
+    }
+    text
+}
+
+const OVERVIEW: &str = "# The endpoints
+
+Written by `make api` from the tables in `key/api/src/lib.rs` and `identity/api/src/lib.rs`; do not edit.
+
+Every request carries `?api-version=…`.
+Names in braces travel in the path, names after `?` in the query, all other fields in a JSON body.
+What a refused request answers stands in [errors.md](../errors.md).
+";
