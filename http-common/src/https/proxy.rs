@@ -17,8 +17,8 @@ pub struct ProxyRules(Option<Arc<Rules>>);
 struct Rules {
     /// The proxy, with the exceptions that hold for every port.
     matcher: Matcher,
-    /// The proxy itself is reached by TLS.
-    secure: bool,
+    /// The proxy's own URL, without credentials.
+    url: Uri,
     /// Exceptions that hold for one port: `host:port`.
     for_port: Vec<(u16, Matcher)>,
 }
@@ -27,7 +27,12 @@ impl ProxyRules {
     /// From `HTTPS_PROXY`, else `https_proxy`, with the exceptions in `NO_PROXY`, else `no_proxy`. An empty variable is
     /// as good as none; one that cannot be used is an error, so that nobody is sent around the proxy by a typing error.
     pub fn from_env() -> Result<Self, HttpsError> {
-        Self::from_vars(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+        let rules =
+            Self::from_vars(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))?;
+        if let Some(Rules { url, .. }) = rules.0.as_deref() {
+            tracing::info!("connections to the cloud go through the proxy {url}");
+        }
+        Ok(rules)
     }
 
     /// All connections through `proxy`, except those to servers in the comma-separated list `except`.
@@ -54,16 +59,14 @@ impl ProxyRules {
         let matcher = Matcher::builder().all(proxy).no(everywhere.join(",")).build();
         let anywhere = Uri::from_static("https://example/");
         let usable = Matcher::builder().all(proxy).build().intercept(&anywhere);
-        let secure = match usable.as_ref().and_then(|proxy| proxy.uri().scheme_str()) {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(HttpsError::BadProxy { variable: variable.to_owned() }),
-        };
+        let url = usable.as_ref().map(|proxy| proxy.uri().clone());
+        let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
+        let url = url.ok_or_else(|| HttpsError::BadProxy { variable: variable.to_owned() })?;
         let for_port = entries()
             .filter_map(split_port)
             .map(|(host, port)| (port, Matcher::builder().all(proxy).no(host).build()))
             .collect();
-        Ok(Self(Some(Arc::new(Rules { matcher, secure, for_port }))))
+        Ok(Self(Some(Arc::new(Rules { matcher, url, for_port }))))
     }
 
     /// The proxy for `server`, if it is to be reached through one.
@@ -79,7 +82,7 @@ impl ProxyRules {
 
     /// Whether the proxy itself is reached by TLS.
     pub(super) fn is_secure(&self) -> bool {
-        self.0.as_ref().is_some_and(|rules| rules.secure)
+        self.0.as_ref().is_some_and(|rules| rules.url.scheme_str() == Some("https"))
     }
 
     /// What to send as `Proxy-Authorization` when reaching `server`.
