@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tempfile::TempDir;
 
 use crate::{
@@ -82,6 +82,13 @@ pub struct Ended {
     pub status: ExitStatus,
     /// All it wrote to standard error.
     pub log: String,
+}
+
+/// Let this process, and the daemons it starts from now on, have as many descriptors as the system lets them.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    raised.expect("up to the hard limit anybody may");
 }
 
 impl Setup {

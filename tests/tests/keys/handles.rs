@@ -22,7 +22,7 @@ mod vector {
         "demokey1-4df6bd919836f92c2ce2f55f0972866f2eae7563dae2ed091e86f70068a3b058.key";
     pub(super) const VALIDATION_FILE: &str =
         "handlevalidationkey-40f1ca41fe8b50f53e10f3e3a580dcae24087f37aa498ba9903f2612b03e90ba.key";
-    pub(super) const HANDLE: &str = "sr=eyJrZXlfaWQiOnsiS2V5IjoiZGVtbyBrZXkvMSJ9LCJub25jZSI6IkFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBPT0ifQ==&sig=5ZqyBPXQHbmOnNvuV/e2xnJbJCx27y6M6ES/Awx4NdI=";
+    pub(super) const MAC: &str = "5ZqyBPXQHbmOnNvuV/e2xnJbJCx27y6M6ES/Awx4NdI=";
     pub(super) const DERIVED_MAC: &str = "Rz+Hm1rpVOwRzQpGSG5vBBtf1Z2j/EE8QA5bDRAwYw8=";
     pub(super) const EXPORTED: &str = "P0ferq0PXeePqSOTgoQ3Nc5yiL0pN4h6ZmlfmHahsDI=";
     pub(super) const HMAC_OF_HELLO: &str = "GuwHRQLyRjkSoZHKTZPHcFJDZ8iv1Ar4dmzwqWiIvYw=";
@@ -41,6 +41,11 @@ fn keyd_of_the_vector() -> Daemon {
     setup.start()
 }
 
+fn handle_of_the_vector() -> String {
+    let text = format!(r#"{{"key_id":{{"Key":"{}"}},"nonce":"{}"}}"#, vector::ID, base64([0; 64]));
+    format!("sr={}&sig={}", base64(text), vector::MAC)
+}
+
 /// The text of a derived handle with a nonce of zeros.
 fn derived_text(base: &str, data: &[u8]) -> String {
     let nonce = base64([0; 64]);
@@ -51,14 +56,20 @@ fn derived_text(base: &str, data: &[u8]) -> String {
 fn keys_20_handles_of_upstream_are_valid() {
     let keyd = keyd_of_the_vector();
     let client = keyd.client();
-    assert_eq!(client.hmac(vector::HANDLE, b"hello"), unbase64(vector::HMAC_OF_HELLO));
+    assert_eq!(client.hmac(&handle_of_the_vector(), b"hello"), unbase64(vector::HMAC_OF_HELLO));
     let seal = |handle: &str| seal_request(handle, b"000000000000", b"demo", b"top secret");
-    let sealed = client.post("/encrypt", &seal(vector::HANDLE)).expect(200);
+    let sealed = client.post("/encrypt", &seal(&handle_of_the_vector())).expect(200);
     assert_eq!(sealed.string("ciphertext"), vector::SEALED);
-    let derived =
-        format!("sr={}&sig={}", base64(derived_text(vector::HANDLE, vector::DATA)), vector::DERIVED_MAC);
+    let derived = format!(
+        "sr={}&sig={}",
+        base64(derived_text(&handle_of_the_vector(), vector::DATA)),
+        vector::DERIVED_MAC
+    );
     assert_eq!(client.export(&derived), unbase64(vector::EXPORTED));
-    assert_eq!(client.export(&client.derive(vector::HANDLE, vector::DATA)), unbase64(vector::EXPORTED));
+    assert_eq!(
+        client.export(&client.derive(&handle_of_the_vector(), vector::DATA)),
+        unbase64(vector::EXPORTED)
+    );
     let sealed = client.post("/encrypt", &seal(&derived)).expect(200);
     assert_eq!(sealed.string("ciphertext"), vector::SEALED_BY_DERIVED);
     let open = open_request(&derived, b"000000000000", b"demo", &unbase64(vector::SEALED_BY_DERIVED));
@@ -92,7 +103,8 @@ fn expect_text(handle: &str, id: &str) {
 #[test]
 fn keys_21_parts_may_come_in_any_order_among_others() {
     let keyd = keyd_of_the_vector();
-    let (sr, sig) = vector::HANDLE.split_once('&').unwrap();
+    let handle = handle_of_the_vector();
+    let (sr, sig) = handle.split_once('&').unwrap();
     for handle in [
         format!("{sig}&{sr}"),
         format!("x=y&{sr}&z&{sig}&"),
@@ -105,14 +117,15 @@ fn keys_21_parts_may_come_in_any_order_among_others() {
 #[test]
 fn keys_21_whatever_else_differs_is_400() {
     let keyd = keyd_of_the_vector();
-    let (text, mac) = take_apart(vector::HANDLE);
+    let (text, mac) = take_apart(&handle_of_the_vector());
     let flipped = |bytes: &[u8], at: usize| [&bytes[..at], &[bytes[at] ^ 1], &bytes[at + 1..]].concat();
-    let handle = |text: &[u8], mac: &[u8]| format!("sr={}&sig={}", base64(text), base64(mac));
-    let (sr, sig) = vector::HANDLE.split_once('&').unwrap();
+    let made = |text: &[u8], mac: &[u8]| format!("sr={}&sig={}", base64(text), base64(mac));
+    let whole = handle_of_the_vector();
+    let (sr, sig) = whole.split_once('&').unwrap();
     let mut handles: Vec<String> =
-        [0, 12, 20, text.len() - 1].map(|at| handle(&flipped(text.as_bytes(), at), &mac)).into();
-    handles.extend([0, 31].map(|at| handle(text.as_bytes(), &flipped(&mac, at))));
-    handles.extend([handle(text.as_bytes(), &mac[..31]), handle(text.as_bytes(), b""), handle(b"", &mac)]);
+        [0, 12, 20, text.len() - 1].map(|at| made(&flipped(text.as_bytes(), at), &mac)).into();
+    handles.extend([0, 31].map(|at| made(text.as_bytes(), &flipped(&mac, at))));
+    handles.extend([made(text.as_bytes(), &mac[..31]), made(text.as_bytes(), b""), made(b"", &mac)]);
     handles.extend(["", "&", "sr=", "sr=&sig=", sr, sig, "nonsense"].map(str::to_owned));
     handles.extend([
         format!("{sr}&sig=!"),
@@ -120,7 +133,7 @@ fn keys_21_whatever_else_differs_is_400() {
         format!("{sr}&sig=AAAA"),
         format!("{sr}={sig}"),
     ]);
-    handles.push(handle(b"\xff\xfe", &hmac(&validation_key(&keyd), b"\xff\xfe")));
+    handles.push(made(b"\xff\xfe", &hmac(&validation_key(&keyd), b"\xff\xfe")));
     for handle in handles {
         let reply = keyd.client().post("/sign", &hmac_request(&handle, b"hello"));
         assert_eq!(reply.status, 400, "{handle}");
@@ -198,7 +211,7 @@ fn keys_24_the_data_of_a_derived_handle_is_a_list_of_numbers() {
 fn keys_25_nothing_is_derived_from_derived_keys() {
     let keyd = keyd_of_the_vector();
     let client = keyd.client();
-    let outer = client.derive(vector::HANDLE, b"outer");
+    let outer = client.derive(&handle_of_the_vector(), b"outer");
     client.post("/derivedkey", &json!({ "baseKeyHandle": outer, "derivationData": "AAAA" })).expect(400);
     let nested = forge(&validation_key(&keyd), &derived_text(&outer, b"inner")); // as upstream before 1.6
     for (path, body) in [

@@ -24,7 +24,7 @@ fn keys_36_the_first_known_algorithm_is_taken() {
         assert_eq!(modulus(&handle), 256, "{algorithms}");
     }
     assert_eq!(modulus(&client.create_pair("large", "rsa-4096:*")), 512);
-    for algorithms in ["foo", "", ":", "EC-P256", " ec-p256", "ec-p256 ", "ec-p384", "rsa-1024"] {
+    for algorithms in ["foo", "", ":", "EC-P256", " ec-p256", "ec-p256 ", "rsa-1024"] {
         let reply = client.post("/keypair", &json!({ "keyId": "none", "preferredAlgorithms": algorithms }));
         assert_eq!(reply.status, 400, "{algorithms:?}");
     }
@@ -69,7 +69,8 @@ fn keys_39_pairs_of_other_kinds() {
     let large = put("p384", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"]);
     assert_eq!(client.parameter(&large, "algorithm"), "ECDSA");
     assert_eq!(unbase64(&client.parameter(&large, "ec-point")).len(), 49);
-    client.post("/parameters/ec-curve-oid", &by_handle(&large)).expect(400);
+    let curve = client.post("/parameters/ec-curve-oid", &by_handle(&large)); // upstream cannot name it
+    assert!(curve.status == 400 || curve.string("value") == "BgUrgQQAIg==", "{curve:?}");
     client.ecdsa(&large, &[1; 48]);
     let edwards = put("ed25519", &["genpkey", "-algorithm", "ED25519"]);
     client.post("/parameters/algorithm", &by_handle(&edwards)).expect(400);

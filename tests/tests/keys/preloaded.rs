@@ -85,7 +85,7 @@ fn keys_52_settings_that_cannot_be_end_the_start() {
         "[[principal]]\nuid = 4294967296\nkeys = []\n",
         "[[principal]]\nuid = 1000\nkeys = '*'\n",
     ] {
-        let ended = Setup::new(&KEYD).config(config).start_and_end();
+        let ended = Setup::new(&KEYD).drop_in("50-wrong.toml", config).start_and_end();
         assert_eq!(ended.status.code(), Some(1), "{config}: {}", ended.log);
         assert!(ended.log.lines().any(|line| line.starts_with("<3>")), "{config}: {}", ended.log);
     }
