@@ -1,4 +1,5 @@
 //! Devices register: whose proof is accepted, what the polls answer, where the device ends up.
+#![allow(clippy::unwrap_used, reason = "this is test code, though clippy does not see it")]
 
 mod common;
 
@@ -27,7 +28,7 @@ fn note(sim: &Sim) -> String {
 #[test]
 fn a_device_registers_as_the_suite_does() {
     let sim = sim();
-    let device = Device::enrolled(&sim, "press-17", json!({}));
+    let device = Device::enrolled(&sim, "press-17", &json!({}));
     let body = json!({"registrationId": "press-17", "payload": {"site": "A"}});
     let token = device.dps_token();
     let first = device.register_with(&token, &body);
@@ -64,7 +65,7 @@ fn a_device_registers_as_the_suite_does() {
 #[test]
 fn false_proofs_are_refused() {
     let sim = sim();
-    let device = Device::enrolled(&sim, "pump", json!({}));
+    let device = Device::enrolled(&sim, "pump", &json!({}));
     let right = format!("{}/registrations/pump", sim.ready().scope.to_lowercase());
     let (later, skn) = (now() + 30, "&skn=registration");
     let good = device.dps_token();
@@ -93,7 +94,7 @@ fn false_proofs_are_refused() {
 #[test]
 fn forms_that_agents_use_are_accepted() {
     let sim = sim();
-    let device = Device::enrolled(&sim, "Pump-7", json!({}));
+    let device = Device::enrolled(&sim, "Pump-7", &json!({}));
     let (_, stored) = sim.admin("GET", "/enrollments/pump-7", &Value::Null);
     let secondary = stored["attestation"]["symmetricKey"]["secondaryKey"].as_str().unwrap();
     let resource = format!("{}/registrations/Pump-7", sim.ready().scope);
@@ -141,7 +142,7 @@ fn what_is_not_there_is_404_and_what_is_wrong_400() {
     let sim = sim();
     let device = Device { sim: &sim, id: "nobody".into(), key: "A".repeat(44) };
     refused(&device, &device.dps_token(), 404, "no enrolment");
-    let device = Device::enrolled(&sim, "pump", json!({}));
+    let device = Device::enrolled(&sim, "pump", &json!({}));
     let token = device.dps_token();
     assert_eq!(device.poll_with(&token, "4.unknown").json()["errorCode"], 404_203);
     let scope = sim.ready().scope.clone();
@@ -170,7 +171,7 @@ fn what_is_not_there_is_404_and_what_is_wrong_400() {
 fn assigning_lasts_as_many_polls_as_set() {
     let sim = sim();
     sim.admin("POST", "/settings", &json!({"assigning_polls": 3, "retry_after": "date"}));
-    let device = Device::enrolled(&sim, "pump", json!({}));
+    let device = Device::enrolled(&sim, "pump", &json!({}));
     device.register();
     let (_, log) = sim.admin("GET", "/log?operation=dps.poll", &Value::Null);
     let polls = log["entries"].as_array().unwrap();
@@ -194,7 +195,7 @@ fn assigning_lasts_as_many_polls_as_set() {
 #[test]
 fn an_expired_token_at_a_poll_is_reported_or_refused() {
     let sim = sim();
-    let device = Device::enrolled(&sim, "pump", json!({}));
+    let device = Device::enrolled(&sim, "pump", &json!({}));
     let token = device.dps_token();
     let operation = device.register_with(&token, &json!({"registrationId": "pump"})).json();
     let operation = operation["operationId"].as_str().unwrap();
@@ -208,7 +209,7 @@ fn an_expired_token_at_a_poll_is_reported_or_refused() {
 #[test]
 fn disabled_and_failed_enrolments_end_so() {
     let sim = sim();
-    let disabled = Device::enrolled(&sim, "off", json!({"provisioningStatus": "disabled"})).register();
+    let disabled = Device::enrolled(&sim, "off", &json!({"provisioningStatus": "disabled"})).register();
     assert_eq!(
         (&disabled["status"], &disabled["registrationState"]["assignedHub"]),
         (&json!("disabled"), &Value::Null)
@@ -216,13 +217,13 @@ fn disabled_and_failed_enrolments_end_so() {
     let simulator =
         json!({"status": "failed", "errorCode": 400_207, "errorMessage": "no hub", "assigningPolls": 0});
     let failed =
-        Device::enrolled(&sim, "bad", json!({"simulator": simulator})).register()["registrationState"]
+        Device::enrolled(&sim, "bad", &json!({"simulator": simulator})).register()["registrationState"]
             .clone();
     assert_eq!((&failed["status"], &failed["errorCode"]), (&json!("failed"), &json!(400_207)));
     assert_eq!(failed["errorMessage"], "no hub");
-    let odd = Device::enrolled(&sim, "odd", json!({"simulator": {"status": "unassigned"}})).register();
+    let odd = Device::enrolled(&sim, "odd", &json!({"simulator": {"status": "unassigned"}})).register();
     assert_eq!(odd["status"], "unassigned");
-    let payload = Device::enrolled(&sim, "pay", json!({"simulator": {"payload": [1]}})).register();
+    let payload = Device::enrolled(&sim, "pay", &json!({"simulator": {"payload": [1]}})).register();
     assert_eq!(payload["registrationState"]["payload"], json!([1]));
 }
 
@@ -230,14 +231,14 @@ fn disabled_and_failed_enrolments_end_so() {
 fn repeated_registrations_follow_the_policy() {
     let sim = sim_with(Options { hubs: 2, ..Options::default() });
     let (one, two) = (sim.ready().hubs[0].clone(), sim.ready().hubs[1].clone());
-    let device = Device::enrolled(&sim, "pump", json!({"iotHubs": [one]}));
+    let device = Device::enrolled(&sim, "pump", &json!({"iotHubs": [one]}));
     let outcome = || {
         let state = device.register()["registrationState"].clone();
         let text = |name: &str| state[name].as_str().unwrap().to_owned();
         (text("assignedHub"), text("deviceId"), text("substatus"))
     };
     let expect = |hub: &str, id: &str, substatus: &str| (hub.to_owned(), id.to_owned(), substatus.to_owned());
-    let enrol = |extra: Value| drop(Device::enrolled(&sim, "pump", extra));
+    let enrol = |extra: Value| drop(Device::enrolled(&sim, "pump", &extra));
     let devices =
         |hub: usize| sim.admin("GET", &format!("/devices/{hub}"), &Value::Null).1.as_array().unwrap().len();
 
@@ -282,7 +283,7 @@ fn repeated_registrations_follow_the_policy() {
 fn hashing_spreads_devices_over_hubs() {
     let sim = sim_with(Options { hubs: 2, ..Options::default() });
     let hub = |id: usize| {
-        let device = Device::enrolled(&sim, &format!("dev-{id}"), json!({}));
+        let device = Device::enrolled(&sim, &format!("dev-{id}"), &json!({}));
         device.register()["registrationState"]["assignedHub"].as_str().unwrap().to_owned()
     };
     let hubs: std::collections::HashSet<String> = (0..10).map(hub).collect();

@@ -1,4 +1,5 @@
 //! Devices look after their modules, and modules prove their keys.
+#![allow(clippy::unwrap_used, reason = "this is test code, though clippy does not see it")]
 
 mod common;
 

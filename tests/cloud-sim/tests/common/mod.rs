@@ -1,5 +1,6 @@
 //! A tiny client for the tests: TLS by OpenSSL, HTTP by hand, tokens by hand. It knows nothing of the simulator's inside.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "this is test code, though clippy does not see it")]
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cloud_sim::{Options, Ready, Sim};
@@ -7,7 +8,7 @@ use openssl::{
     hash::MessageDigest,
     pkey::PKey,
     sign::Signer,
-    ssl::{SslConnector, SslMethod, SslStream},
+    ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode},
 };
 use serde_json::{Value, json};
 use std::{
@@ -17,53 +18,57 @@ use std::{
 };
 
 /// A seeded simulator.
-pub fn sim() -> Sim {
+pub(crate) fn sim() -> Sim {
     sim_with(Options::default())
 }
 
 /// A seeded simulator that differs from the default as given.
-pub fn sim_with(options: Options) -> Sim {
+pub(crate) fn sim_with(options: Options) -> Sim {
     Sim::start(Options { seed: Some(1), ..options }).unwrap()
 }
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|err| panic!("{err}: {}", self.text))
     }
 }
 
 /// A kept connection to `host:port` that trusts the simulator's CA.
-pub struct Client {
+pub(crate) struct Client {
     stream: SslStream<TcpStream>,
     authority: String,
 }
 
 impl Client {
-    pub fn connect(ready: &Ready, authority: &str) -> io::Result<Client> {
-        let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
-        connector.set_ca_file(&ready.ca).unwrap();
+    pub(crate) fn connect(ready: &Ready, authority: &str) -> io::Result<Client> {
+        // Not SslConnector: it reads the system's CA certificates each time, which takes longer than all the rest.
+        let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+        context.set_ca_file(&ready.ca).unwrap();
+        context.set_verify(SslVerifyMode::PEER);
         let (host, port) = authority.rsplit_once(':').unwrap();
         let stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap()))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let stream =
-            connector.build().connect(host, stream).map_err(|err| io::Error::other(err.to_string()))?;
+        let mut ssl = Ssl::new(&context.build()).unwrap();
+        ssl.set_hostname(host).unwrap();
+        ssl.param_mut().set_host(host).unwrap();
+        let stream = ssl.connect(stream).map_err(|err| io::Error::other(err.to_string()))?;
         Ok(Client { stream, authority: authority.to_owned() })
     }
 
     /// One request; `body` null for none.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         method: &str,
         target: &str,
@@ -119,7 +124,7 @@ impl Client {
 }
 
 /// One request on a connection of its own.
-pub fn call(
+pub(crate) fn call(
     ready: &Ready,
     authority: &str,
     method: &str,
@@ -131,12 +136,12 @@ pub fn call(
 }
 
 /// `sr` as upstream writes it, for what our ids contain.
-pub fn sr(resource: &str) -> String {
+pub(crate) fn sr(resource: &str) -> String {
     resource.to_lowercase().replace(' ', "%20").replace('=', "%3D")
 }
 
 /// A token over `sr` as given.
-pub fn token_over(sr: &str, key: &str, expiry: i64, skn: &str) -> String {
+pub(crate) fn token_over(sr: &str, key: &str, expiry: i64, skn: &str) -> String {
     let key = PKey::hmac(&STANDARD.decode(key).unwrap()).unwrap();
     let mut signer = Signer::new(MessageDigest::sha256(), &key).unwrap();
     let sig = STANDARD.encode(signer.sign_oneshot_to_vec(format!("{sr}\n{expiry}").as_bytes()).unwrap());
@@ -145,24 +150,24 @@ pub fn token_over(sr: &str, key: &str, expiry: i64, skn: &str) -> String {
 }
 
 /// A fresh token.
-pub fn token(resource: &str, key: &str, skn: bool) -> String {
+pub(crate) fn token(resource: &str, key: &str, skn: bool) -> String {
     token_over(&sr(resource), key, now() + 30, if skn { "&skn=registration" } else { "" })
 }
 
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
 }
 
 /// A device: where it is enrolled and with which key.
-pub struct Device<'a> {
-    pub sim: &'a Sim,
-    pub id: String,
-    pub key: String,
+pub(crate) struct Device<'a> {
+    pub(crate) sim: &'a Sim,
+    pub(crate) id: String,
+    pub(crate) key: String,
 }
 
 impl<'a> Device<'a> {
     /// Enrol it individually, with `extra` members in the enrolment.
-    pub fn enrolled(sim: &'a Sim, id: &str, extra: Value) -> Device<'a> {
+    pub(crate) fn enrolled(sim: &'a Sim, id: &str, extra: &Value) -> Device<'a> {
         let mut enrollment = json!({"attestation": {"type": "symmetricKey"}});
         enrollment.as_object_mut().unwrap().extend(extra.as_object().cloned().unwrap_or_default());
         let (status, stored) = sim.admin("PUT", &format!("/enrollments/{id}"), &enrollment);
@@ -172,23 +177,23 @@ impl<'a> Device<'a> {
     }
 
     /// Create it at the first hub, without DPS.
-    pub fn manual(sim: &'a Sim, id: &str) -> Device<'a> {
+    pub(crate) fn manual(sim: &'a Sim, id: &str) -> Device<'a> {
         let (status, device) = sim.admin("PUT", &format!("/devices/0/{id}"), &Value::Null);
         assert_eq!(status, 200, "{device}");
         let key = device["authentication"]["symmetricKey"]["primaryKey"].as_str().unwrap().to_owned();
         Device { sim, id: id.to_owned(), key }
     }
 
-    pub fn dps(&self) -> String {
+    pub(crate) fn dps(&self) -> String {
         self.sim.ready().dps.trim_start_matches("https://").to_owned()
     }
 
-    pub fn dps_token(&self) -> String {
+    pub(crate) fn dps_token(&self) -> String {
         token(&format!("{}/registrations/{}", self.sim.ready().scope, self.id), &self.key, true)
     }
 
     /// Register with this token and body.
-    pub fn register_with(&self, token: &str, body: &Value) -> Answer {
+    pub(crate) fn register_with(&self, token: &str, body: &Value) -> Answer {
         let target = format!(
             "/{}/registrations/{}/register?api-version=2021-06-01",
             self.sim.ready().scope,
@@ -198,7 +203,7 @@ impl<'a> Device<'a> {
         call(self.sim.ready(), &self.dps(), "PUT", &target, headers, body).unwrap()
     }
 
-    pub fn poll_with(&self, token: &str, operation: &str) -> Answer {
+    pub(crate) fn poll_with(&self, token: &str, operation: &str) -> Answer {
         let target = format!(
             "/{}/registrations/{}/operations/{operation}?api-version=2021-06-01",
             self.sim.ready().scope,
@@ -209,11 +214,11 @@ impl<'a> Device<'a> {
     }
 
     /// Register and poll to the end; the last answer.
-    pub fn register(&self) -> Value {
+    pub(crate) fn register(&self) -> Value {
         self.register_payload(&json!({"registrationId": self.id}))
     }
 
-    pub fn register_payload(&self, body: &Value) -> Value {
+    pub(crate) fn register_payload(&self, body: &Value) -> Value {
         let token = self.dps_token();
         let answer = self.register_with(&token, body);
         assert_eq!(answer.status, 202, "{}", answer.text);
@@ -229,13 +234,13 @@ impl<'a> Device<'a> {
     }
 
     /// A hub request with a fresh device token; `path` follows `/devices/`.
-    pub fn hub(&self, method: &str, path: &str, if_match: Option<&str>, body: &Value) -> Answer {
+    pub(crate) fn hub(&self, method: &str, path: &str, if_match: Option<&str>, body: &Value) -> Answer {
         let hub = &self.sim.ready().hubs[0];
         let token = token(&format!("{hub}/devices/{}", self.id), &self.key, false);
         self.hub_with(&token, method, path, if_match, body)
     }
 
-    pub fn hub_with(
+    pub(crate) fn hub_with(
         &self,
         token: &str,
         method: &str,
@@ -250,7 +255,7 @@ impl<'a> Device<'a> {
     }
 
     /// Create a module; its JSON.
-    pub fn create_module(&self, module: &str) -> Value {
+    pub(crate) fn create_module(&self, module: &str) -> Value {
         let path = format!("{}/modules/{module}", self.id);
         let answer = self.hub("PUT", &path, None, &json!({"moduleId": module, "deviceId": self.id}));
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -259,7 +264,7 @@ impl<'a> Device<'a> {
 }
 
 /// The latest entry of the log.
-pub fn last_entry(sim: &Sim) -> Value {
+pub(crate) fn last_entry(sim: &Sim) -> Value {
     let (_, log) = sim.admin("GET", "/log", &Value::Null);
     log["entries"].as_array().unwrap().last().unwrap().clone()
 }
