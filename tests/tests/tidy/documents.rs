@@ -8,7 +8,8 @@ use super::{holds, read, root, source::all, state::status_match};
 fn the_status_tables_are_those_of_the_code() {
     let text = read("docs/errors.md");
     let mut violations = Vec::new();
-    for (daemon, path) in [("keyd", "key/src/error.rs"), ("identityd", "identity/src/error.rs")] {
+    for (daemon, folder) in [("keyd", "key"), ("identityd", "identity")] {
+        let path = &format!("{folder}/src/error.rs");
         let decided = decided(path);
         let documented = documented(&text, daemon);
         assert!(decided.len() > 5, "no statuses were found in {path}");

@@ -34,7 +34,8 @@ fn files_are_short() {
 
 #[test]
 fn unsafe_has_few_addresses() {
-    let others = all().iter().filter(|source| !UNSAFE_FILES.contains(&&*source.path));
+    let others =
+        all().iter().filter(|source| !UNSAFE_FILES.iter().any(|place| source.path.starts_with(place)));
     let violations: Vec<_> = others.flat_map(|source| source.mentions("unsafe")).collect();
     holds(
         "`unsafe` stands only in the files that tests/tests/tidy/form.rs lists. \
@@ -45,9 +46,11 @@ fn unsafe_has_few_addresses() {
 
 #[test]
 fn permission_for_unsafe_is_used() {
-    let idle = UNSAFE_FILES.iter().filter(|path| !all().iter().any(|source| source.path == **path));
+    let idle = UNSAFE_FILES.iter().filter(|place| {
+        !all().iter().any(|source| source.path.starts_with(**place) && !source.mentions("unsafe").is_empty())
+    });
     holds(
-        "Each file that may say `unsafe` exists. A permission that nobody needs is one that nobody watches.",
+        "Each place that may say `unsafe` does so. A permission that nobody needs is one that nobody watches.",
         &idle.map(ToString::to_string).collect::<Vec<_>>(),
     );
 }
@@ -119,8 +122,10 @@ fn members() -> Vec<String> {
     members
 }
 
-/// The files that may say `unsafe`.
-const UNSAFE_FILES: &[&str] = &[];
+/// The files, and folders of them, that may say `unsafe`.
+const UNSAFE_FILES: &[&str] = &[
+    "key-engine/src/ffi/", // what OpenSSL calls, and what openssl-sys lacks
+];
 
 /// Lines of a file before its tests, at most.
 const FILE_BUDGET: usize = 400;

@@ -78,15 +78,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http-common", &["config-common"]),
     ("key-api", &["config-common", "http-common"]),
     ("identity-api", &["key-api", "config-common", "http-common"]), // identities name key handles
+    ("cert-api", &["key-api", "config-common", "http-common"]),     // an issuer is named by a key handle
     ("dps-client", &["config-common", "http-common"]),
     ("hub-client", &["config-common", "http-common"]),
     ("key-engine", &["key-api", "http-common", "config-common"]),
+    ("aziot-openssl-engine", &["key-engine"]),
+    ("aziot-openssl-provider", &["key-engine"]),
     ("aziot-keyd", &["key-api", "config-common", "http-common"]),
+    ("aziot-certd", &["cert-api", "key-api", "key-engine", "config-common", "http-common"]),
     (
         "aziot-identityd",
         &[
             "identity-api",
             "key-api",
+            "cert-api",
             "dps-client",
             "hub-client",
             "key-engine",
@@ -95,12 +100,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("aziot-cloud-sim", &[]),
-    ("suite-tests", &["key-api", "identity-api", "http-common"]),
+    ("suite-tests", &["key-api", "cert-api", "identity-api", "config-common", "http-common"]),
     ("suite-bench", &["key-api", "http-common", "suite-tests"]),
 ];
 
 /// Programs that run on a device.
-const DAEMONS: &[&str] = &["aziot-keyd", "aziot-identityd"];
+const DAEMONS: &[&str] = &["aziot-keyd", "aziot-certd", "aziot-identityd"];
 
 /// What api crates may need.
 const API_DEPENDENCIES: &[&str] = &[
@@ -122,8 +127,11 @@ const KEPT: &[(&str, &[&str])] = &[
     ("hyper-openssl", HTTP),
     ("http-body-util", HTTP),
     ("httparse", HTTP),
-    ("openssl-sys", &["key-engine"]),
-    ("libc", &["key-engine"]),
+    ("openssl-sys", OPENSSL),
+    ("foreign-types", OPENSSL),
+    ("libc", OPENSSL),
 ];
 
 const HTTP: &[&str] = &["http-common", "aziot-cloud-sim", "suite-bench"];
+
+const OPENSSL: &[&str] = &["key-engine", "aziot-openssl-engine", "aziot-openssl-provider"];

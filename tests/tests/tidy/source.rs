@@ -24,7 +24,8 @@ impl Source {
 
     /// Whether all of it is for tests only.
     pub(crate) fn is_test(&self) -> bool {
-        self.path.split('/').any(|part| part == "tests" || part == "tests.rs" || part.starts_with("test_"))
+        let is_test = |part: &str| part == "tests" || part.ends_with("tests.rs") || part.starts_with("test_");
+        self.path.split('/').any(is_test)
     }
 
     /// The numbered lines of its code that are not tests.
