@@ -44,13 +44,13 @@ struct ServeArgs {
     /// The id scope of DPS
     #[arg(long, default_value = DEFAULT_SCOPE)]
     scope: String,
-    /// Host names besides localhost and 127.0.0.1; the first is used in the URLs and hub names [repeatable]
+    /// Host names besides localhost and 127.0.0.1; the first is used in the URLs and hub names (repeatable)
     #[arg(long = "host")]
     hosts: Vec<String>,
     /// Number of hubs with a port each; the first shares that of DPS
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     hubs: u16,
-    /// A further hub on the same ports, chosen by the host name that requests carry [repeatable]
+    /// A further hub on the same ports, chosen by the host name that requests carry (repeatable)
     #[arg(long = "hub")]
     hub_names: Vec<String>,
     /// Number of parent gateways with a port each: they serve every hub, by the token's audience
