@@ -97,7 +97,9 @@ pub(super) fn start(
     now_ms: i64,
 ) -> Reply {
     let outdated = now_ms.saturating_sub(world.settings.operation_ttl_secs.saturating_mul(1000));
-    world.operations.retain(|_, operation| operation.started_ms >= outdated);
+    if world.operations.len() % SWEEP == 0 {
+        world.operations.retain(|_, operation| operation.started_ms >= outdated);
+    }
     let operation = Operation {
         registration_id: who.id.to_lowercase(),
         started_ms: now_ms,
@@ -317,5 +319,7 @@ fn fnv(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
+/// Outdated operations are swept out once in so many registrations.
+const SWEEP: usize = 256;
 /// The code under which DPS reports trouble between itself and a hub.
 const HUB_TROUBLE: u32 = 400_207;
