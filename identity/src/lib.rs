@@ -1,1 +1,247 @@
-//! To be filled.
+//! `aziot-identityd`: who this device and its modules are.
+//!
+//! ```text
+//! handlers.rs ── authz.rs: may this peer?        provision/drive.rs: one round after the other, for ever
+//!      │                                              │ decides (provision/mod.rs), registers (provision/dps.rs)
+//!      ▼                                              ▼ brings modules in line (reconcile.rs)
+//!  Device (device.rs) ◄── swapped as a whole ─── what a round has found
+//!      ├ credentials.rs   the device's key in keyd
+//!      └ modules.rs       the modules: hub ⇄ records.rs;  module_keys.rs: their keys, derived in keyd
+//! ```
+//!
+//! The socket is served at once, and for as long as the process lives; whatever the cloud does or keyd lacks is a matter of
+//! the background. Nothing but a bad configuration ends the process. Certificates, TPM and local identities need certd and
+//! tpmd, which this build does not have yet: they are configured and refused in so many words.
+
+mod authz;
+mod backup;
+mod credentials;
+mod device;
+mod error;
+mod handlers;
+mod local;
+mod module_id;
+mod module_keys;
+mod modules;
+mod provision;
+mod reconcile;
+mod records;
+mod trust_bundle;
+
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
+
+use config_common::Service;
+use http_common::daemon::{Common, Daemon, notify_status};
+use http_common::https::{Cloud, CloudOptions, Https, HttpsOptions, ProxyRules};
+use http_common::retry::RetryPolicy;
+use http_common::sas::ServerClock;
+use http_common::{Client, Router, chain};
+use identity_api::config::{Config, Source};
+use identity_api::{Auth, Identity};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+pub use error::Error;
+
+use authz::Principals;
+use backup::{Home, Memo};
+use device::{Device, Phase, Status};
+use module_id::ModuleId;
+use module_keys::MasterKey;
+use provision::{Event, Turn};
+
+/// The state of the daemon.
+pub struct Identityd {
+    settings: RwLock<Arc<Settings>>,
+    status: watch::Sender<Status>,
+    turn: Turn,
+    events: mpsc::Sender<Event>,
+    home: Home,
+    memo: Mutex<Memo>,
+    keyd: Client,
+    master: MasterKey,
+    cloud: Cloud,
+    /// Places of requests that wait for the device.
+    waiting: Semaphore,
+}
+
+/// What the configuration says, swapped as a whole.
+struct Settings {
+    config: Config,
+    principals: Principals,
+}
+
+impl Daemon for Identityd {
+    const SERVICE: Service = Service::Identityd;
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const WORKERS: usize = 0;
+    type Config = Config;
+
+    fn common(config: &Config) -> Common {
+        Common {
+            max_requests: config.max_requests,
+            endpoint: config.endpoints.of(Service::Identityd),
+            log_level: config.log_level.clone(),
+        }
+    }
+
+    fn check(config: &Config) -> Result<(), Error> {
+        config.check()?;
+        for doubt in config.doubts() {
+            tracing::warn!("{doubt}");
+        }
+        Ok(())
+    }
+
+    async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let home = Home::open(&config.homedir)?;
+        let proxy = ProxyRules::from_env().map_err(Error::Proxy)?;
+        let (events, reasons) = mpsc::channel(EVENTS);
+        let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
+        let daemon = Arc::new(Self {
+            status: watch::Sender::new(Status { device: None, phase: Phase::Working }),
+            turn: Turn::default(),
+            events,
+            memo: Mutex::new(home.memo()),
+            home,
+            master: MasterKey::new(keyd.clone()),
+            keyd,
+            cloud: cloud(&config, proxy),
+            waiting: Semaphore::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
+            settings: RwLock::new(Arc::new(Settings::new(config))),
+        });
+        let settings = daemon.settings();
+        if let Err(error) = daemon.recall(&settings).await {
+            // The first round meets it again, and decides what it means.
+            tracing::debug!("nothing is known without the cloud: {}", chain(&error));
+        }
+        if matches!(settings.config.provisioning.source, Source::None) {
+            daemon.update(|status| status.phase = Phase::Off);
+        }
+        tokio::spawn(Arc::clone(&daemon).drive(reasons));
+        Ok(daemon)
+    }
+
+    fn router() -> Router<Self> {
+        identity_api::router()
+    }
+
+    async fn reload(self: &Arc<Self>, config: Config) {
+        let old = self.settings();
+        for setting in needs_restart(&old.config, &config) {
+            tracing::warn!("{setting} has changed; this needs a restart to take effect");
+        }
+        *self.settings.write().expect("no panic while held") = Arc::new(Settings::new(config));
+        // A full queue holds a reason to look already.
+        let _ = self.events.try_send(Event::Config);
+    }
+}
+
+impl Settings {
+    fn new(config: Config) -> Self {
+        Self { principals: Principals::new(&config.principal), config }
+    }
+}
+
+impl Identityd {
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().expect("no panic while held"))
+    }
+
+    /// The device, if there is one.
+    fn device(&self) -> Option<Arc<Device>> {
+        self.status.borrow().device.clone()
+    }
+
+    /// The device, or why there is none.
+    fn device_now(&self) -> Result<Arc<Device>, Error> {
+        let status = self.status.borrow();
+        status.device.clone().ok_or_else(|| status.absence(SystemTime::now()))
+    }
+
+    /// The device, which may take a while.
+    ///
+    /// A client that deployed with upstream takes every refusal of its device identity as "register again", so the request
+    /// is held as long as there is hope, up to [`HOLD`]. Some slots of each user stay free for other requests.
+    async fn device_or_wait(&self) -> Result<Arc<Device>, Error> {
+        let hopeless = !self.status.borrow().is_pending();
+        if !hopeless && let Ok(_place) = self.waiting.try_acquire() {
+            let mut status = self.status.subscribe();
+            let decided = status.wait_for(|status| !status.is_pending());
+            // Whether it was decided or has taken too long is seen below.
+            let _ = tokio::time::timeout(HOLD, decided).await;
+        }
+        self.device_now()
+    }
+
+    async fn device_identity(&self) -> Result<Identity, Error> {
+        let device = self.device_or_wait().await?;
+        Ok(device.identity(device.credentials.auth().await?))
+    }
+
+    async fn module_identity(&self, device: &Device, id: &ModuleId) -> Result<Identity, Error> {
+        let prefer_known = self.settings().config.prefer_module_identity_cache;
+        let module = device.modules.get(id, prefer_known).await?;
+        let Some(generation) = &module.generation_id else {
+            return Err(Error::NoGenerationId { id: module.module_id });
+        };
+        let handle = self.master.primary_handle(&module.module_id, generation).await;
+        let key_handle = handle.map_err(Error::ModuleKey)?;
+        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(change);
+        notify_status(&self.status.borrow().line(SystemTime::now()));
+    }
+
+    /// Use the state directory where blocking is allowed.
+    async fn on_disk<T: Send + 'static>(&self, work: impl FnOnce(&Home) -> T + Send + 'static) -> T {
+        let home = self.home.clone();
+        let worked = tokio::task::spawn_blocking(move || work(&home)).await;
+        worked.expect("reading and writing state does not panic")
+    }
+}
+
+fn cloud(config: &Config, proxy: ProxyRules) -> Cloud {
+    let options = CloudOptions {
+        retry: RetryPolicy::cloud(config.cloud_retries),
+        attempt: Duration::from_secs(config.cloud_timeout.as_secs()),
+        ..CloudOptions::default()
+    };
+    let https = Https::new(HttpsOptions { proxy, ..HttpsOptions::default() });
+    Cloud::new(https, Arc::new(ServerClock::default()), options)
+}
+
+/// The settings that have changed and are read at the start only.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    // No `..`: whoever adds a setting must decide here whether it may change.
+    let Config {
+        hostname: _,
+        homedir,
+        prefer_module_identity_cache: _,
+        max_requests,
+        cloud_timeout,
+        cloud_retries,
+        log_level: _,
+        provisioning: _,
+        principal: _,
+        localid: _,
+        endpoints,
+    } = new;
+    let changed = [
+        ("homedir", old.homedir != *homedir),
+        ("max_requests", old.max_requests != *max_requests),
+        ("cloud_timeout_sec", old.cloud_timeout != *cloud_timeout),
+        ("cloud_retries", old.cloud_retries != *cloud_retries),
+        ("endpoints", old.endpoints != *endpoints),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+}
+
+/// How long a request waits for the device.
+const HOLD: Duration = Duration::from_secs(60);
+/// Slots of each user that requests which wait for the device leave free.
+const KEPT_FREE: usize = 2;
+/// Reasons to look again that may queue up; more than one of a kind is never needed.
+const EVENTS: usize = 16;

@@ -1,0 +1,190 @@
+//! Why identityd refuses, and which status that is (spec identity-service, 2.5). The only file that knows statuses.
+
+use std::sync::Arc;
+
+use http_common::https::HttpsError;
+use http_common::retry::FailureKind;
+use http_common::{ApiError, ClientError, StatusCode};
+use identity_api::config::BadConfig;
+
+/// What was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] BadConfig),
+    /// The environment names a proxy that cannot be used.
+    #[error("the environment names a proxy that cannot be used")]
+    Proxy(#[source] HttpsError),
+
+    /// The caller may not do this.
+    #[error("user {uid} is not authorized to {action}; {remedy}")]
+    Forbidden {
+        /// The caller.
+        uid: u32,
+        /// What was asked for.
+        action: String,
+        /// What would have to be configured.
+        remedy: &'static str,
+    },
+
+    /// `type` is missing or not one of those that the endpoint has.
+    #[error("the parameter type must be {expected}, got {given:?}")]
+    BadType {
+        /// The accepted values.
+        expected: &'static str,
+        /// What was given, empty if nothing was.
+        given: String,
+    },
+    /// A text that cannot be the name of a module.
+    #[error("{id:?} cannot be the name of a module: {reason}")]
+    BadModuleId {
+        /// The text.
+        id: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A local identity that belongs to a principal was asked for otherwise, or one that does not was asked for as such.
+    #[error("{id:?} {reason}")]
+    NotThisLocal {
+        /// The name.
+        id: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The payload for DPS cannot be used.
+    #[error("the payload {uri} cannot be used")]
+    Payload {
+        /// Where it should be.
+        uri: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no device identity (yet).
+    #[error("this device is not provisioned: {why}")]
+    NotProvisioned {
+        /// What is known of the reason.
+        why: String,
+    },
+    /// The hub did not say which generation of the module this is.
+    #[error("the hub gave no generation id for the module {id:?}, so that its keys cannot be derived")]
+    NoGenerationId {
+        /// The module.
+        id: String,
+    },
+
+    /// The registration failed.
+    #[error("the device could not be registered")]
+    Dps(#[from] dps_client::Error),
+    /// The hub did not do what it was asked.
+    #[error("the hub could not be asked, or refused")]
+    Hub(#[from] hub_client::Error),
+    /// The hub did not answer within the time that a caller is made to wait.
+    #[error("the hub did not answer in time")]
+    HubTooSlow,
+    /// There is a module of this name.
+    #[error("the module {id:?} already exists; update or delete it")]
+    ModuleExists {
+        /// The module.
+        id: String,
+    },
+    /// There is no module of this name.
+    #[error("the hub knows no module {id:?} of this device")]
+    NoSuchModule {
+        /// The module.
+        id: String,
+    },
+    /// keyd does not give the device's key.
+    #[error(
+        "the device key {id:?} cannot be had; is it in keyd, and has keyd a [[principal]] for it with our uid?"
+    )]
+    DeviceKey {
+        /// keyd's id of the key.
+        id: String,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
+
+    /// keyd does not give the key of a module.
+    #[error("a module key cannot be had from keyd")]
+    ModuleKey(#[source] ClientError),
+    /// A part of the suite is missing in this build.
+    #[error("{what} needs {needs}, which this build does not have yet")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What is missing.
+        needs: &'static str,
+    },
+    /// A local identity without a domain.
+    #[error("local identities need the setting localid.domain")]
+    NoDomain,
+    /// State could not be written.
+    #[error("the state could not be written")]
+    State(#[from] config_common::Error),
+    /// The state could not be written as text.
+    #[error("the state cannot be written as TOML")]
+    StateText(#[from] toml::ser::Error),
+
+    /// The pause after a failure before the last start.
+    #[error("an attempt before this start has failed")]
+    Earlier,
+    /// What another caller was told who asked for the same at the same time.
+    #[error(transparent)]
+    Shared(Arc<Self>),
+}
+
+impl Error {
+    /// The status that tells this apart on the wire.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Forbidden { .. } => StatusCode::UNAUTHORIZED, // not 403: upstream's wire
+            Self::BadType { .. }
+            | Self::BadModuleId { .. }
+            | Self::NotThisLocal { .. }
+            | Self::Payload { .. }
+            | Self::NotProvisioned { .. }
+            | Self::NoGenerationId { .. } => StatusCode::BAD_REQUEST,
+            // Whatever the cloud says, and whatever is wrong with the device key: upstream's wire.
+            Self::Dps(_)
+            | Self::Hub(_)
+            | Self::HubTooSlow
+            | Self::ModuleExists { .. }
+            | Self::NoSuchModule { .. }
+            | Self::Earlier
+            | Self::DeviceKey { .. } => StatusCode::NOT_FOUND,
+            Self::Config(_)
+            | Self::Proxy(_)
+            | Self::ModuleKey(_)
+            | Self::Unsupported { .. }
+            | Self::NoDomain
+            | Self::State(_)
+            | Self::StateText(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Shared(error) => error.status(),
+        }
+    }
+}
+
+impl Error {
+    /// What the cloud's part in it was, as far as it decides what to do next.
+    pub(crate) fn failure_kind(&self) -> Option<FailureKind> {
+        match self {
+            Self::Dps(error) => Some(error.kind()),
+            Self::Hub(error) => Some(error.kind()),
+            Self::Shared(error) => error.failure_kind(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            // Nothing internal is in these two, and the caller cannot do without knowing.
+            Error::Unsupported { .. } | Error::NoDomain => Self::new(error.status(), error.to_string()),
+            error => Self::from_error(error.status(), &error),
+        }
+    }
+}

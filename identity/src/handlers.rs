@@ -1,0 +1,143 @@
+//! The handlers: authorize, call once, reply.
+
+use http_common::{Handlers, Peer, Serve};
+use identity_api::{
+    Auth, CreateModule, DeleteModule, GetDevice, GetIdentity, GetModule, GetProvisioning, GetTrustBundle,
+    Identity, ListModules, LocalIdOpts, LocalUse, ModuleList, Provisioning, Reprovision, TrustBundle,
+    UpdateModule,
+};
+
+use crate::authz::Own;
+use crate::module_id::ModuleId;
+use crate::{Error, Identityd, local, provision, trust_bundle};
+
+impl Handlers for Identityd {
+    type Error = Error;
+}
+
+impl Serve<GetIdentity> for Identityd {
+    async fn serve(&self, peer: Peer, _: GetIdentity) -> Result<Identity, Error> {
+        let own = self.settings().principals.caller(peer).own_identity()?;
+        match own {
+            Own::Device => self.device_identity().await,
+            Own::Module(name) => {
+                let id = ModuleId::parse(&name)?;
+                let device = self.device_or_wait().await?;
+                self.module_identity(&device, &id).await
+            }
+        }
+    }
+}
+
+impl Serve<GetDevice> for Identityd {
+    async fn serve(&self, peer: Peer, _: GetDevice) -> Result<Identity, Error> {
+        self.settings().principals.caller(peer).device()?;
+        self.device_identity().await
+    }
+}
+
+impl Serve<Reprovision> for Identityd {
+    async fn serve(&self, peer: Peer, _: Reprovision) -> Result<(), Error> {
+        self.settings().principals.caller(peer).manage("have the device registered again")?;
+        self.reprovision().await
+    }
+}
+
+impl Serve<ListModules> for Identityd {
+    async fn serve(&self, peer: Peer, request: ListModules) -> Result<ModuleList, Error> {
+        let settings = self.settings();
+        settings.principals.caller(peer).manage("list modules")?;
+        aziot_only(request.r#type.as_deref())?;
+        let device = self.device_now()?;
+        let modules = device.modules.list(settings.config.prefer_module_identity_cache).await;
+        let identities = modules.iter().map(|module| device.module_identity(module, None)).collect();
+        Ok(ModuleList { identities })
+    }
+}
+
+impl Serve<CreateModule> for Identityd {
+    async fn serve(&self, peer: Peer, request: CreateModule) -> Result<Identity, Error> {
+        let settings = self.settings();
+        settings.principals.caller(peer).manage("create modules")?;
+        let CreateModule { r#type, module_id: id, local_id_opts } = request;
+        if Kind::of(Some(&r#type))? == Kind::Local {
+            let options = local_id_opts.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
+            return local::of_other(&settings.config, &settings.principals, &id, options);
+        }
+        let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
+        let (module, key_handle) = device.modules.create(&id, &self.master).await?;
+        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+    }
+}
+
+impl Serve<GetModule> for Identityd {
+    async fn serve(&self, peer: Peer, GetModule { id, r#type }: GetModule) -> Result<Identity, Error> {
+        let settings = self.settings();
+        settings.principals.caller(peer).module(&id)?;
+        match Kind::of(r#type.as_deref())? {
+            Kind::Local => local::of_principal(&settings.config, &settings.principals, &id),
+            Kind::Aziot => {
+                let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
+                self.module_identity(&device, &id).await
+            }
+        }
+    }
+}
+
+impl Serve<UpdateModule> for Identityd {
+    async fn serve(&self, peer: Peer, UpdateModule { id, r#type }: UpdateModule) -> Result<Identity, Error> {
+        self.settings().principals.caller(peer).manage("update modules")?;
+        aziot_only(r#type.as_deref())?;
+        let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
+        let (module, key_handle) = device.modules.update(&id, &self.master).await?;
+        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+    }
+}
+
+impl Serve<DeleteModule> for Identityd {
+    async fn serve(&self, peer: Peer, DeleteModule { id, r#type }: DeleteModule) -> Result<(), Error> {
+        self.settings().principals.caller(peer).manage("delete modules")?;
+        aziot_only(r#type.as_deref())?;
+        let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
+        device.modules.delete(&id).await
+    }
+}
+
+impl Serve<GetProvisioning> for Identityd {
+    async fn serve(&self, _: Peer, _: GetProvisioning) -> Result<Provisioning, Error> {
+        provision::info(&self.settings().config.provisioning).await
+    }
+}
+
+impl Serve<GetTrustBundle> for Identityd {
+    async fn serve(&self, _: Peer, _: GetTrustBundle) -> Result<TrustBundle, Error> {
+        Ok(trust_bundle::bundle())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Aziot,
+    Local,
+}
+
+impl Kind {
+    fn of(given: Option<&str>) -> Result<Self, Error> {
+        match given {
+            Some("aziot") => Ok(Self::Aziot),
+            Some("local") => Ok(Self::Local),
+            given => Err(bad_type("aziot or local", given)),
+        }
+    }
+}
+
+fn aziot_only(given: Option<&str>) -> Result<(), Error> {
+    match given {
+        Some("aziot") => Ok(()),
+        given => Err(bad_type("aziot", given)),
+    }
+}
+
+fn bad_type(expected: &'static str, given: Option<&str>) -> Error {
+    Error::BadType { expected, given: given.unwrap_or_default().to_owned() }
+}

@@ -1,0 +1,266 @@
+//! The modules of one device: what callers ask of them, between the hub and what is known already (spec identity-service,
+//! chapter 11).
+//!
+//! How long a caller waits for the cloud:
+//!
+//! | call | waits |
+//! |---|---|
+//! | get, module known | never; if the knowledge is older than [`FRESH`] the list is asked for in the background |
+//! | get, module unknown | for the hub, at most [`GET_LIMIT`] |
+//! | list | for the hub, at most [`LIST_LIMIT`]; then what is known, and the answer is taken up when it comes |
+//! | create, update, delete | for the hub, at most [`CHANGE_LIMIT`] |
+//!
+//! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
+//! time, and after a failure none is made for a while.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http_common::chain;
+use http_common::retry::FailureKind;
+use hub_client::{Deleted, HubClient, IfMatch, Module};
+use key_api::KeyHandle;
+use tokio::sync::{mpsc, watch};
+
+use crate::Error;
+use crate::credentials::DeviceKey;
+use crate::module_id::ModuleId;
+use crate::module_keys::MasterKey;
+use crate::provision::Event;
+use crate::records::{ModuleRecord, Records};
+
+/// The modules of one device.
+pub(crate) struct Modules {
+    hub: HubClient<DeviceKey>,
+    records: Arc<Records>,
+    refresh: Mutex<Refresh>,
+    events: mpsc::Sender<Event>,
+}
+
+/// The list call that all callers share.
+#[derive(Default)]
+struct Refresh {
+    running: Option<Running>,
+    confirmed: Option<Instant>,
+    closed_until: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Running {
+    since: Instant,
+    /// `None` until the call has ended; `Some(None)` if it has failed.
+    done: watch::Receiver<Option<Option<Arc<[ModuleRecord]>>>>,
+}
+
+impl Modules {
+    /// The modules at `hub`, of which `records` are known. Doubts that the hub still knows the device go to `events`.
+    pub(crate) fn new(hub: HubClient<DeviceKey>, records: Records, events: mpsc::Sender<Event>) -> Self {
+        Self { hub, records: Arc::new(records), refresh: Mutex::default(), events }
+    }
+
+    /// All modules, in the order of the hub if it answers in time.
+    pub(crate) async fn list(self: &Arc<Self>, prefer_known: bool) -> Vec<ModuleRecord> {
+        if !prefer_known && let Some(fresh) = self.fresh_list().await {
+            return fresh.to_vec();
+        }
+        self.records.all()
+    }
+
+    /// One module.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        id: &ModuleId,
+        prefer_known: bool,
+    ) -> Result<ModuleRecord, Error> {
+        if let Some(known) = self.records.get(id.as_str()) {
+            if !prefer_known && !self.is_fresh() {
+                self.start_refresh();
+            }
+            return Ok(known);
+        }
+        match self.hub.get(id.as_str(), Instant::now() + GET_LIMIT).await {
+            Ok(module) => {
+                self.records.see(&module).await;
+                Ok(ModuleRecord::from(&module))
+            }
+            Err(error) => {
+                self.doubt(error.kind() == FailureKind::Unauthorized);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A new module with keys of ours. If it cannot be given them it is removed again.
+    pub(crate) async fn create(
+        &self,
+        id: &ModuleId,
+        master: &MasterKey,
+    ) -> Result<(ModuleRecord, KeyHandle), Error> {
+        master.ensure().await.map_err(Error::ModuleKey)?;
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        let created = match self.hub.create(id.as_str(), deadline).await {
+            Ok(created) => created,
+            Err(error) if error.kind() == FailureKind::Conflict => {
+                return Err(Error::ModuleExists { id: id.as_str().to_owned() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match self.give_keys(&created, master, deadline).await {
+            Ok(module) => Ok(module),
+            Err(error) => {
+                self.undo(&created).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Our keys for a module that exists, under whichever keys it has now.
+    pub(crate) async fn update(
+        &self,
+        id: &ModuleId,
+        master: &MasterKey,
+    ) -> Result<(ModuleRecord, KeyHandle), Error> {
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        let module = self.hub.get(id.as_str(), deadline).await?;
+        self.give_keys(&module, master, deadline).await
+    }
+
+    /// No such module any more.
+    pub(crate) async fn delete(&self, id: &ModuleId) -> Result<(), Error> {
+        let deleted = self.hub.delete(id.as_str(), &IfMatch::Any, Instant::now() + CHANGE_LIMIT).await?;
+        self.records.forget(id.as_str()).await;
+        match deleted {
+            Deleted::Removed => Ok(()),
+            Deleted::WasAbsent => Err(Error::NoSuchModule { id: id.as_str().to_owned() }),
+        }
+    }
+
+    /// What the hub has; taken up as known.
+    pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, hub_client::Error> {
+        let asked = self.records.moment();
+        let modules = self.hub.list(deadline).await?;
+        self.records.see_all(&modules, asked).await;
+        self.with_refresh(|refresh| {
+            refresh.confirmed = Some(Instant::now());
+            refresh.closed_until = None;
+        });
+        Ok(modules)
+    }
+
+    /// Give `module`, as read from the hub, our keys.
+    pub(crate) async fn give_keys(
+        &self,
+        module: &Module,
+        master: &MasterKey,
+        deadline: Instant,
+    ) -> Result<(ModuleRecord, KeyHandle), Error> {
+        let id = || module.module_id.clone();
+        let generation = module.generation_id.as_deref().ok_or_else(|| Error::NoGenerationId { id: id() })?;
+        let keys = master.keys(&module.module_id, generation).await.map_err(Error::ModuleKey)?;
+        let module = self.hub.set_keys(module, &keys.for_hub, &IfMatch::Any, deadline).await?;
+        self.records.see(&module).await;
+        Ok((ModuleRecord::from(&module), keys.primary_handle))
+    }
+
+    /// Remove a module that did not get its keys.
+    async fn undo(&self, module: &Module) {
+        let id = &module.module_id;
+        match self.hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await {
+            Ok(_) => tracing::info!("the module {id:?} did not get its keys and was removed again"),
+            Err(error) => tracing::warn!(
+                "the module {id:?} has not got its keys and could not be removed; update or delete it: {}",
+                chain(&error)
+            ),
+        }
+    }
+
+    /// The hub's list, if it comes in time.
+    async fn fresh_list(self: &Arc<Self>) -> Option<Arc<[ModuleRecord]>> {
+        let Running { since, mut done } = self.start_refresh()?;
+        let until = tokio::time::Instant::from_std(since + LIST_LIMIT);
+        let ended = tokio::time::timeout_at(until, done.wait_for(Option::is_some)).await;
+        ended.ok()?.ok()?.clone()?
+    }
+
+    /// Ask the hub for the list, unless that is being done already; `None` while it would be of no use.
+    fn start_refresh(self: &Arc<Self>) -> Option<Running> {
+        self.with_refresh(|refresh| {
+            let now = Instant::now();
+            // A call whose task has died is none.
+            if let Some(running) =
+                refresh.running.as_ref().filter(|running| running.done.has_changed().is_ok())
+            {
+                return Some(running.clone());
+            }
+            if refresh.closed_until.is_some_and(|until| until > now) {
+                return None;
+            }
+            let (send, done) = watch::channel(None);
+            let running = Running { since: now, done };
+            refresh.running = Some(running.clone());
+            let modules = Arc::clone(self);
+            tokio::spawn(async move { send.send_replace(Some(modules.run_refresh().await)) });
+            Some(running)
+        })
+    }
+
+    async fn run_refresh(&self) -> Option<Arc<[ModuleRecord]>> {
+        let result = self.at_hub(Instant::now() + REFRESH_LIMIT).await;
+        self.with_refresh(|refresh| refresh.running = None);
+        match result {
+            Ok(modules) => Some(modules.iter().map(ModuleRecord::from).collect()),
+            Err(error) => {
+                let pause = pause_after(error.kind());
+                tracing::debug!(
+                    "the hub's module list is left alone for {} s: {}",
+                    pause.as_secs(),
+                    chain(&error)
+                );
+                self.with_refresh(|refresh| refresh.closed_until = Some(Instant::now() + pause));
+                self.doubt(error.kind().suggests_registration());
+                None
+            }
+        }
+    }
+
+    /// Say that the hub may not know this device any more.
+    fn doubt(&self, doubtful: bool) {
+        if doubtful {
+            // A full queue holds a reason to look already.
+            let _ = self.events.try_send(Event::Doubt);
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.with_refresh(|refresh| refresh.confirmed.is_some_and(|when| when.elapsed() < FRESH))
+    }
+
+    fn with_refresh<T>(&self, change: impl FnOnce(&mut Refresh) -> T) -> T {
+        change(&mut self.refresh.lock().expect("no panic while held"))
+    }
+}
+
+/// How long the hub is not asked for the list after a failure.
+fn pause_after(kind: FailureKind) -> Duration {
+    match kind {
+        FailureKind::Throttled { retry_after } => retry_after.unwrap_or(THROTTLED_PAUSE),
+        FailureKind::Server { retry_after: Some(asked) } => asked,
+        FailureKind::Network | FailureKind::Server { .. } | FailureKind::Credential => SHORT_PAUSE,
+        _ => LONG_PAUSE,
+    }
+}
+
+/// How long what is known of a module is served without asking again.
+const FRESH: Duration = Duration::from_secs(15);
+/// How long a caller waits for a module that is not known.
+const GET_LIMIT: Duration = Duration::from_secs(30);
+/// How long a caller waits for a list.
+const LIST_LIMIT: Duration = Duration::from_secs(2);
+/// How long a list call may take in the background.
+const REFRESH_LIMIT: Duration = Duration::from_secs(75);
+/// How long a caller waits for a change: less than the time-outs of known clients, long enough for one pause after 429.
+const CHANGE_LIMIT: Duration = Duration::from_secs(140);
+const UNDO_LIMIT: Duration = Duration::from_secs(20);
+const SHORT_PAUSE: Duration = Duration::from_secs(5);
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+const THROTTLED_PAUSE: Duration = Duration::from_secs(60);

@@ -1,0 +1,242 @@
+//! Brings the hub's modules in line with the principals (spec identity-service, 8.5, with its improvements): what is there
+//! is adopted, never deleted and made again, and one module's failure is nobody else's.
+//!
+//! [`plan`] decides from values alone; [`carry_out`] acts. What is ours to delete is what an earlier run recorded.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use http_common::retry::FailureKind;
+use hub_client::Module;
+use identity_api::config::{Config, IdType, Principal};
+
+use crate::Error;
+use crate::module_id::ModuleId;
+use crate::module_keys::MasterKey;
+use crate::modules::Modules;
+
+/// What to do about one module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Delete it: it is ours, and no principal wants it any more.
+    Delete(String),
+    /// Give it our keys; it keeps its generation and its twin.
+    Adopt(Box<Module>),
+    /// Make it.
+    Create(String),
+}
+
+/// What to do about modules that are ours already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing.
+    Keep,
+    /// Write their keys once more.
+    Repair,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The modules that are ours now.
+    pub(crate) ours: BTreeSet<String>,
+    /// What failed, by module.
+    pub(crate) failures: Vec<(String, Error)>,
+}
+
+/// How to get from the modules `at_hub` to those that are `wanted`, where those named in `ours` may be deleted.
+pub(crate) fn plan(
+    at_hub: &[Module],
+    wanted: &BTreeSet<String>,
+    ours: &BTreeSet<String>,
+    mode: Mode,
+) -> Vec<Step> {
+    let (mut deletions, mut adoptions, mut missing) = (Vec::new(), Vec::new(), wanted.clone());
+    for module in at_hub {
+        let id = &module.module_id;
+        match (missing.remove(id), ours.contains(id)) {
+            (false, true) => deletions.push(Step::Delete(id.clone())),
+            (true, known) if !known || mode == Mode::Repair => {
+                adoptions.push(Step::Adopt(Box::new(module.clone())));
+            }
+            _ => {}
+        }
+    }
+    // Deletions come first: a hub takes only so many modules of one device.
+    deletions.extend(adoptions);
+    deletions.extend(missing.into_iter().map(Step::Create));
+    deletions
+}
+
+/// Carry out `steps`, starting with the modules in `ours`. After a failure that concerns all, the rest is not tried.
+pub(crate) async fn carry_out(
+    steps: Vec<Step>,
+    mut ours: BTreeSet<String>,
+    modules: &Modules,
+    master: &MasterKey,
+) -> Outcome {
+    let mut failures = Vec::new();
+    for step in steps {
+        let id = step.module_id().to_owned();
+        let is_deletion = matches!(step, Step::Delete(_));
+        match perform(step, modules, master).await {
+            Ok(done) => {
+                tracing::info!("module {id:?} {done}");
+                match is_deletion {
+                    true => ours.remove(&id),
+                    false => ours.insert(id),
+                };
+            }
+            Err(error) => {
+                tracing::warn!("module {id:?}: {}", http_common::chain(&error));
+                let hopeless = concerns_all(&error);
+                failures.push((id, error));
+                if hopeless {
+                    break;
+                }
+            }
+        }
+    }
+    Outcome { ours, failures }
+}
+
+/// `config` as it is to be remembered when the modules `ours` are ours: principals whose module is not, not yet; modules
+/// that should be gone and are not, still.
+pub(crate) fn remembered(config: &Config, ours: &BTreeSet<String>) -> Config {
+    let mut record = config.for_record();
+    record.principal.retain(|principal| !principal.has(IdType::Module) || ours.contains(&principal.name));
+    for name in ours {
+        match record.principal.iter_mut().find(|principal| principal.name == *name) {
+            Some(principal) if principal.has(IdType::Module) => {}
+            Some(principal) => principal.id_types.get_or_insert_default().push(IdType::Module),
+            None => {
+                let id_types = Some(vec![IdType::Module]);
+                record.principal.push(Principal { uid: NOBODY, name: name.clone(), id_types, localid: None });
+            }
+        }
+    }
+    record
+}
+
+impl Step {
+    fn module_id(&self) -> &str {
+        match self {
+            Self::Delete(id) | Self::Create(id) => id,
+            Self::Adopt(module) => &module.module_id,
+        }
+    }
+}
+
+async fn perform(step: Step, modules: &Modules, master: &MasterKey) -> Result<&'static str, Error> {
+    match step {
+        Step::Delete(id) => match modules.delete(&ModuleId::parse(&id)?).await {
+            Ok(()) => Ok("is deleted, no principal has it any more"),
+            Err(Error::NoSuchModule { .. }) => Ok("is gone already"),
+            Err(error) => Err(error),
+        },
+        Step::Adopt(module) => {
+            modules.give_keys(&module, master, Instant::now() + STEP_LIMIT).await?;
+            Ok("has got our keys, it existed already")
+        }
+        Step::Create(id) => {
+            let id = ModuleId::parse(&id)?;
+            match modules.create(&id, master).await {
+                Ok(_) => Ok("is created"),
+                // Somebody was faster.
+                Err(Error::ModuleExists { .. }) => {
+                    modules.update(&id, master).await.map(|_| "has got our keys")
+                }
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+/// Whether the other modules will fare no better.
+fn concerns_all(error: &Error) -> bool {
+    match error {
+        Error::Hub(error) => matches!(
+            error.kind(),
+            FailureKind::Network
+                | FailureKind::Throttled { .. }
+                | FailureKind::Unauthorized
+                | FailureKind::Untrusted
+        ),
+        Error::ModuleKey(_) => true,
+        _ => false,
+    }
+}
+
+const STEP_LIMIT: Duration = Duration::from_secs(140);
+
+/// The uid of principals that are written only for their names: the kernel's value for no user at all.
+const NOBODY: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(id: &str) -> Module {
+        let generation_id = Some("6".into());
+        Module {
+            module_id: id.into(),
+            device_id: "d".into(),
+            managed_by: None,
+            generation_id,
+            etag: None,
+            auth_type: None,
+        }
+    }
+
+    fn set(names: &str) -> BTreeSet<String> {
+        names.split_whitespace().map(Into::into).collect()
+    }
+
+    fn check(at_hub: &str, wanted: &str, ours: &str, mode: Mode, expected: &str) {
+        let at_hub: Vec<_> = at_hub.split_whitespace().map(module).collect();
+        let steps = plan(&at_hub, &set(wanted), &set(ours), mode);
+        let texts = steps.iter().map(|step| match step {
+            Step::Delete(id) => format!("-{id}"),
+            Step::Adopt(module) => format!("={}", module.module_id),
+            Step::Create(id) => format!("+{id}"),
+        });
+        let texts: Vec<_> = texts.collect();
+        assert_eq!(texts.join(" "), expected, "hub {at_hub:?}, wanted {wanted}, ours {ours}");
+    }
+
+    #[test]
+    fn plans() {
+        // at the hub, wanted, ours before
+        check("", "", "", Mode::Keep, "");
+        check("", "b a", "", Mode::Keep, "+a +b");
+        check("a", "a", "a", Mode::Keep, "");
+        check("a", "a", "a", Mode::Repair, "=a");
+        check("a", "a", "", Mode::Keep, "=a"); // upstream deletes it and makes it again
+        check("a", "", "a", Mode::Keep, "-a");
+        check("a", "", "", Mode::Repair, ""); // not ours
+        check("", "", "a", Mode::Keep, ""); // gone already
+        check("", "a", "a", Mode::Keep, "+a");
+        check("$edgeAgent z y x", "x n", "z x", Mode::Keep, "-z +n");
+        check("$edgeAgent z y x", "y x n", "z x", Mode::Repair, "-z =y =x +n");
+        check("A", "a", "", Mode::Keep, "+a"); // names are case-sensitive
+    }
+
+    fn config(principals: &str) -> Config {
+        let text = "hostname = 'h'\nhomedir = '/x'\n[provisioning]\nsource = 'manual'\niothub_hostname = 'h'\n\
+            device_id = 'd'\nauthentication = { method = 'sas', device_id_pk = 'k' }\n[localid]\ndomain = 'x'\n";
+        toml::from_str(&format!("{text}{principals}")).unwrap()
+    }
+
+    #[test]
+    fn what_is_remembered_says_what_is_ours() {
+        let config = config(
+            "[[principal]]\nuid = 1\nname = 'done'\nidtype = ['module']\n[[principal]]\nuid = 2\nname = 'failed'\nidtype = ['module']\n\
+             [[principal]]\nuid = 3\nname = 'manager'\n[[principal]]\nuid = 4\nname = 'was-module'\nidtype = ['local']",
+        );
+        let remembered = remembered(&config, &set("done undeleted was-module"));
+        assert_eq!(remembered.check(), Ok(()));
+        let principals = crate::authz::Principals::new(&remembered.principal);
+        assert_eq!(principals.modules(), &set("done undeleted was-module"));
+        assert_eq!(remembered.principal.len(), 4);
+    }
+}
