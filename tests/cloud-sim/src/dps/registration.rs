@@ -97,7 +97,7 @@ pub(super) fn start(
     now_ms: i64,
 ) -> Reply {
     let outdated = now_ms.saturating_sub(world.settings.operation_ttl_secs.saturating_mul(1000));
-    if world.operations.len() % SWEEP == 0 {
+    if world.operations.len().is_multiple_of(SWEEP) {
         world.operations.retain(|_, operation| operation.started_ms >= outdated);
     }
     let operation = Operation {
