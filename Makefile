@@ -15,7 +15,7 @@ demo: ## watch a device being provisioned on this machine; needs no root
 build: ## build all programs (debug)
 	cargo build --locked --workspace --bins
 
-test: build ## run all tests
+test: ## run all tests
 	@scripts/test.sh
 
 check: ## format, lints, documentation, licences: what must be clean before a commit

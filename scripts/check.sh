@@ -15,7 +15,7 @@ step() {
 
 step format cargo fmt --all --check
 step lints cargo clippy --locked --workspace --all-targets -- -D warnings
-step documentation env RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+step documentation env RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --locked --workspace --no-deps --document-private-items
 if command -v cargo-deny >/dev/null; then
     step dependencies cargo deny --locked --offline check licenses bans sources
     # The list of known vulnerabilities has to be fetched; where that is impossible the other checks still count.

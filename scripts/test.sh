@@ -4,6 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 
+# nextest gives each test a process of its own, which would ask cargo for the programs each time.
+cargo build --locked --workspace --bins
+export AZIOT_BUILT=1
+
 if command -v cargo-nextest >/dev/null; then
     cargo test --locked --workspace --doc # nextest does not run the examples in documentation
     cargo nextest run --locked --workspace --no-fail-fast

@@ -9,13 +9,15 @@ use std::{
 };
 
 /// The path of the program `name`: in the directory `AZIOT_BIN_DIR` when that is set, else in this workspace's target
-/// directory, where it is built once per run from the package of the same name.
+/// directory, where it is built once per run from the package of the same name. `AZIOT_BUILT` says that this has been done.
 pub fn program(name: &str) -> PathBuf {
     if let Some(directory) = env::var_os("AZIOT_BIN_DIR") {
         return existing(Path::new(&directory).join(name));
     }
     let directory = target_directory();
-    build(name, &directory);
+    if env::var_os("AZIOT_BUILT").is_none() {
+        build(name, &directory);
+    }
     existing(directory.join(name))
 }
 
