@@ -69,7 +69,8 @@ fn false_proofs_are_refused() {
     let right = format!("{}/registrations/pump", sim.ready().scope.to_lowercase());
     let (later, skn) = (now() + 30, "&skn=registration");
     let good = device.dps_token();
-    let at = good.find("sig=").unwrap() + 6;
+    let sig = good.find("sig=").unwrap() + 4;
+    let at = (sig + 2..).find(|at| !good[at - 2..=*at].contains('%')).unwrap(); // not within an escape
     let flipped = if &good[at..=at] == "A" { "B" } else { "A" };
     let changed = format!("{}{flipped}{}", &good[..at], &good[at + 1..]);
     refused(&device, &changed, 401, "signed by no key");
