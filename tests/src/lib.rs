@@ -13,7 +13,7 @@
 //! keyd.as_uid(1000).get("/key/a").expect(401);
 //! ```
 //!
-//! Tools the journeys call besides the daemons: `openssl`, `curl`, `prlimit`, `setpriv` and `unshare` (util-linux), `sh`.
+//! Tools the journeys call besides the daemons: `openssl`, `curl`, `prlimit`, `mount` and `unshare` (util-linux), `sh`.
 //! Journeys that act as other users need root, and say so when they do not have it.
 
 pub mod harness;

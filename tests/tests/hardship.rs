@@ -14,7 +14,7 @@ use std::{
 use serde_json::json;
 use suite_tests::{
     harness::{BOUND, Daemon, KEYD, Setup, raise_file_limit},
-    http::{Client, Connection, base64, wait_for, with_body},
+    http::{Client, Connection, End, base64, wait_for, with_body},
     keys::{Keys, VALIDATION_KEY, ecdsa_request, forge, hmac_request, key_file},
 };
 
@@ -182,6 +182,27 @@ fn a_thousand_half_open_connections_leave_room_for_others() {
     }
     assert!(keyd.resident_kib() < memory + 64 * 1024, "{} KiB, was {memory}", keyd.resident_kib());
     drop(crowd);
+    recovers(&mut keyd, files);
+}
+
+#[test]
+fn connections_that_do_nothing_are_closed_after_a_minute() {
+    let (mut keyd, client) = keyd();
+    let files = keyd.open_files();
+    let mut kept = client.connect();
+    kept.send(client.bytes("GET", "/key/x", None));
+    kept.reply().expect(200);
+    let (silent, mut half) = (client.connect(), client.connect());
+    half.send("GET /key/x?api-version=2020-09-01 HTTP/1.1\r\nhost:");
+    let start = Instant::now();
+    for mut connection in [half, kept, silent] {
+        assert_ne!(connection.end(Duration::from_secs(80)), End::Open);
+    }
+    assert!(
+        start.elapsed() > Duration::from_secs(50),
+        "an idle client has a minute, not {:?}",
+        start.elapsed()
+    );
     recovers(&mut keyd, files);
 }
 

@@ -7,7 +7,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{FileTypeExt, MetadataExt},
-            net::UnixListener,
+            net::{UnixDatagram, UnixListener},
         },
     },
     path::Path,
@@ -37,6 +37,20 @@ fn common_04_24_without_any_configuration_the_default_socket_is_served() {
 fn common_24_the_socket_has_mode_0660_and_belongs_to_the_user_of_the_service() {
     let keyd = Setup::new(&KEYD).wrapper(["sh", "-c", "umask 0; exec \"$0\""]).start();
     private_socket(keyd.setup().socket_path());
+}
+
+#[test]
+fn common_24_decided_systemd_is_told_when_the_socket_is_served() {
+    let setup = Setup::new(&KEYD);
+    let notified = setup.directory().join("notify.sock");
+    let socket = UnixDatagram::bind(&notified).unwrap();
+    socket.set_read_timeout(Some(BOUND)).unwrap();
+    let keyd = setup.env("NOTIFY_SOCKET", &notified).start_unwatched();
+    let mut state = [0; 4096];
+    let length = socket.recv(&mut state).expect("READY=1 within a bounded time");
+    let state = String::from_utf8_lossy(&state[..length]);
+    assert!(state.lines().any(|line| line == "READY=1"), "{state}");
+    keyd.client().create_key("at once", "sign");
 }
 
 #[test]
