@@ -102,7 +102,8 @@ struct Reply {
 
 /// Head and body of a request, to be sent in one piece.
 fn written<E: Endpoint>(encoded: &Encoded) -> Zeroizing<Vec<u8>> {
-    let mut text = format!("{} {} HTTP/1.1\r\nhost: {}.sock\r\n", E::METHOD, encoded.target, E::Service::NAME);
+    let mut text =
+        format!("{} {} HTTP/1.1\r\nhost: {}.sock\r\n", E::METHOD, encoded.target, E::Service::NAME);
     let body = encoded.body.as_ref().map(|body| body.as_slice());
     if let Some(body) = body {
         text.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
@@ -143,7 +144,8 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Reply>> {
         httparse::Status::Partial => return Ok(None),
         httparse::Status::Complete(length) => length,
     };
-    let status = StatusCode::from_u16(head.code.unwrap_or_default()).map_err(|error| invalid(error.to_string()))?;
+    let status =
+        StatusCode::from_u16(head.code.unwrap_or_default()).map_err(|error| invalid(error.to_string()))?;
     let header = |name: &str| {
         let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         found.and_then(|header| std::str::from_utf8(header.value).ok())

@@ -144,10 +144,8 @@ impl Inner {
 
     fn request<E: Endpoint>(&self, encoded: Encoded) -> Result<Request<Full<Bytes>>, ClientError> {
         let service = E::Service::NAME;
-        let mut request = Request::builder()
-            .method(E::METHOD)
-            .uri(encoded.target)
-            .header(HOST, format!("{service}.sock"));
+        let mut request =
+            Request::builder().method(E::METHOD).uri(encoded.target).header(HOST, format!("{service}.sock"));
         if encoded.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -156,7 +154,8 @@ impl Inner {
     }
 
     async fn connect(&self, service: &'static str) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(service, error))?;
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(service, error))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(service, error))?;
         tokio::spawn(async move {
@@ -168,11 +167,10 @@ impl Inner {
     }
 
     async fn collect(&self, service: &'static str, body: Incoming) -> Result<Bytes, ClientError> {
-        let body = Limited::new(body, REPLY_LIMIT).collect().await.map_err(|source| ClientError::Unreachable {
-            service,
-            socket: self.socket.clone(),
-            source,
-        })?;
+        let body = Limited::new(body, REPLY_LIMIT)
+            .collect()
+            .await
+            .map_err(|source| ClientError::Unreachable { service, socket: self.socket.clone(), source })?;
         Ok(body.to_bytes())
     }
 

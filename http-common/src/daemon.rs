@@ -76,6 +76,7 @@ pub fn run<D: Daemon>() -> ExitCode {
         }
     }
     log::init();
+    keep_memory_private();
     match load_and_run::<D>(check_only) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -222,6 +223,17 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+/// No core dump and no debugger of the same user gets to see the keys in memory.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let private =
+        setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = private {
+        tracing::warn!("the system does not keep this process's memory private: {error}");
     }
 }
 

@@ -50,11 +50,7 @@ pub trait Handlers: Send + Sync + 'static {
 /// The handler of one endpoint: authorize, call once, reply.
 pub trait Serve<E: Endpoint>: Handlers {
     /// Answers `request` for `peer`. Runs to its end even when the caller hangs up.
-    fn serve(
-        &self,
-        peer: Peer,
-        request: E,
-    ) -> impl Future<Output = Result<E::Reply, Self::Error>> + Send;
+    fn serve(&self, peer: Peer, request: E) -> impl Future<Output = Result<E::Reply, Self::Error>> + Send;
 }
 
 /// One row of a table as a value, for documents and tests.

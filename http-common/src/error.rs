@@ -32,7 +32,8 @@ impl ApiError {
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             return Self::new(status, INTERNAL);
         }
-        let message = causes(error).fold(error.to_string(), |text, cause| format!("{text}\ncaused by: {cause}"));
+        let message =
+            causes(error).fold(error.to_string(), |text, cause| format!("{text}\ncaused by: {cause}"));
         Self::new(status, message)
     }
 }

@@ -52,12 +52,15 @@ impl Directives {
     /// Reads what it can; the rest is named on standard error, since there is no logger yet.
     fn parse(text: &str) -> Self {
         let (list, pattern) = text.split_once('/').map_or((text, None), |(list, regex)| (list, Some(regex)));
-        let mut directives = Self { pattern: pattern.and_then(|regex| Regex::new(regex).ok()), ..Self::default() };
+        let mut directives =
+            Self { pattern: pattern.and_then(|regex| Regex::new(regex).ok()), ..Self::default() };
         for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match (part.split_once('='), part.parse()) {
                 (Some((target, level)), _) => match level.trim().parse() {
                     Ok(level) => directives.targets.push((target.trim().to_owned(), level)),
-                    Err(_) => eprintln!("<4>the log level in {part:?} is ignored; use off, error, warn, info, debug or trace"),
+                    Err(_) => eprintln!(
+                        "<4>the log level in {part:?} is ignored; use off, error, warn, info, debug or trace"
+                    ),
                 },
                 (None, Ok(level)) => directives.default = Some(level),
                 (None, Err(_)) => directives.targets.push((part.to_owned(), LevelFilter::TRACE)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 
-use crate::wire::{self, UriFields, Unreadable};
+use crate::wire::{self, Unreadable, UriFields};
 use crate::{ApiError, ApiVersion, Endpoint, Handlers, Peer, Serve, Service, chain};
 
 /// All endpoints of a service with the handlers of `S`.
@@ -54,8 +54,10 @@ pub(crate) struct Matched<'r, 'u, S> {
 
 /// What the rules of bodies made of a request's body.
 pub(crate) enum Body<'b> {
-    /// None, or none of type JSON.
+    /// None.
     Absent,
+    /// One whose type is not JSON, which counts as none.
+    OtherType,
     /// To be read as JSON, even if it is empty.
     Json(&'b [u8]),
 }
@@ -108,7 +110,8 @@ impl<S: Handlers> Router<S> {
             }
         }
         let version = self.version(version.as_deref())?;
-        let unknown = || ApiError::new(StatusCode::NOT_FOUND, format!("no such path in api-version {version}"));
+        let unknown =
+            || ApiError::new(StatusCode::NOT_FOUND, format!("no such path in api-version {version}"));
         let found = self.paths.at(uri.path()).map_err(|_| unknown())?;
         let routes = self.routes[*found.value].as_slice();
         if !routes.iter().any(|route| route.since <= version) {
@@ -159,11 +162,14 @@ impl<S: Handlers> Matched<'_, '_, S> {
             }
             return Err(method_not_allowed(method));
         };
-        let body = match body {
-            Body::Absent => None,
+        let bytes = match body {
+            Body::Absent | Body::OtherType => None,
             Body::Json(body) => Some(*body),
         };
-        (route.call)(state, peer, self.uri, body).map_err(|error| match error {
+        (route.call)(state, peer, self.uri, bytes).map_err(|error| match error {
+            Unreadable::BodyMissing(_) if matches!(body, Body::OtherType) => {
+                ApiError::new(StatusCode::BAD_REQUEST, "the body's content-type has to be application/json")
+            }
             Unreadable::BodyMissing(_) => ApiError::from_error(StatusCode::BAD_REQUEST, &error),
             Unreadable::Schema(_) => unprocessable(error),
         })

@@ -42,8 +42,7 @@ impl<S: Handlers> Server<S> {
         Self { state, router, limits: Limits::new(max_requests), connections, repeats: Repeats::default() }
     }
 
-    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for [`DRAIN_LIMIT`] at
-    /// most.
+    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most.
     pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<bool>) {
         let server = Arc::new(self);
         let reaper = tokio::spawn(Arc::clone(&server.connections).reap());
@@ -183,9 +182,10 @@ impl<S: Handlers> Server<S> {
             Method::GET => Body::Absent,
             Method::POST | Method::DELETE => {
                 bytes = read(body, &head.headers).await?;
-                match bytes.is_empty() || !is_json(&head.headers) {
-                    true => Body::Absent,
-                    false => Body::Json(&bytes),
+                match (bytes.is_empty(), is_json(&head.headers)) {
+                    (true, _) => Body::Absent,
+                    (false, false) => Body::OtherType,
+                    (false, true) => Body::Json(&bytes),
                 }
             }
             Method::PUT if !is_json(&head.headers) => return Err(Failure::plain(unsupported_type())),

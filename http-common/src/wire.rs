@@ -27,7 +27,7 @@ pub(crate) enum Unreadable {
     BodyMissing(#[source] serde_json::Error),
     /// The body is not the JSON that this request needs.
     #[error("the request does not fit its schema")]
-    Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Schema(#[source] serde_json::Error),
 }
 
 /// What travels in the URI of a request, already decoded.
@@ -82,7 +82,7 @@ pub(crate) fn decode<E: Endpoint>(uri: UriFields<'_>, body: Option<&[u8]>) -> Re
         Some(body) => {
             let Unique(mut fields) = from_slice(body)?;
             add_uri_fields(&mut fields, &names, uri);
-            serde_json::from_value(Value::Object(fields)).map_err(|error| Unreadable::Schema(error.into()))
+            serde_json::from_value(Value::Object(fields)).map_err(Unreadable::Schema)
         }
         None => {
             let mut fields = Map::new();
@@ -144,15 +144,8 @@ fn text(value: Option<Value>) -> Option<String> {
     }
 }
 
-/// Decodes from the bytes; a failure is looked at again to tell where it is.
 fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
-    serde_json::from_slice(body).map_err(|error| {
-        let mut again = serde_json::Deserializer::from_slice(body);
-        match serde_path_to_error::deserialize::<_, T>(&mut again) {
-            Err(located) => Unreadable::Schema(located.into()),
-            Ok(_) => Unreadable::Schema(error.into()),
-        }
-    })
+    serde_json::from_slice(body).map_err(Unreadable::Schema)
 }
 
 fn add_uri_fields(fields: &mut Map<String, Value>, names: &UriNames, uri: UriFields<'_>) {
