@@ -1,0 +1,1 @@
+//! aziot_keys.so, the OpenSSL engine.

@@ -1,0 +1,404 @@
+//! The provider itself: how libcrypto starts it, what it offers, how its functions fail.
+
+use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http_common::chain;
+
+use super::core::Core;
+use super::evp::LibCtx;
+use super::params::{self, END, entry};
+use super::sys::{
+    Algorithm, CoreHandle, Dispatch, Item, OP_ASYM_CIPHER, OP_DECODER, OP_KEYMGMT, OP_SIGNATURE, OP_STORE,
+    Param, UNSIGNED_INTEGER, UTF8_PTR,
+};
+use super::{asym_cipher, decoder, keymgmt, signature, store};
+use crate::Error;
+use crate::error::{PANIC, REASONS};
+use crate::remote::Keyd;
+use crate::settings::{Overrides, Settings};
+
+/// One loaded provider. Keys hold it, so it lives as long as the last of them.
+#[derive(Debug)]
+pub(super) struct Provider {
+    core: Core,
+    /// The private library context.
+    pub(super) lib: LibCtx,
+    pub(super) keyd: Arc<Keyd>,
+    debug: Option<std::path::PathBuf>,
+    /// Makes up what badly padded ciphertexts decrypt to.
+    pub(super) secret: [u8; 32],
+    /// Whether it was registered by this library in this process.
+    pub(super) is_builtin: bool,
+}
+
+/// `OSSL_provider_init` of `aziot.so`: settings from the section of openssl.cnf, then from the environment.
+///
+/// # Safety
+/// Arguments as provider-base(7) says.
+pub unsafe extern "C" fn provider_init(
+    handle: *const CoreHandle,
+    functions: *const Dispatch,
+    out: *mut *const Dispatch,
+    context: *mut *mut c_void,
+) -> c_int {
+    // SAFETY: libcrypto that loads a module has been initialised.
+    unsafe { openssl_sys::assume_init() };
+    // SAFETY: passed on as they came.
+    unsafe { init(handle, functions, out, context, None) }
+}
+
+/// The same for the provider that is registered in process, with the settings left in [`hand_over`].
+pub(super) unsafe extern "C" fn builtin_init(
+    handle: *const CoreHandle,
+    functions: *const Dispatch,
+    out: *mut *const Dispatch,
+    context: *mut *mut c_void,
+) -> c_int {
+    let settings = PENDING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // SAFETY: passed on as they came.
+    unsafe { init(handle, functions, out, context, Some(settings.unwrap_or_default())) }
+}
+
+/// Leaves `settings` for the next [`builtin_init`].
+pub(super) fn hand_over(settings: Settings) {
+    *PENDING.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
+}
+
+static PENDING: Mutex<Option<Settings>> = Mutex::new(None);
+
+unsafe fn init(
+    handle: *const CoreHandle,
+    functions: *const Dispatch,
+    out: *mut *const Dispatch,
+    context: *mut *mut c_void,
+    builtin: Option<Settings>,
+) -> c_int {
+    if handle.is_null() || out.is_null() || context.is_null() {
+        return 0;
+    }
+    let start = || {
+        // SAFETY: what libcrypto passes to this function.
+        let core = unsafe { Core::new(handle, functions) };
+        Provider::start(core, builtin)
+    };
+    let Ok(Some(provider)) = catch_unwind(AssertUnwindSafe(start)) else { return 0 };
+    // SAFETY: not null, and libcrypto's to be filled in.
+    unsafe { out.write(FUNCTIONS.as_ptr()) };
+    // SAFETY: as above.
+    unsafe { context.write(Arc::into_raw(provider).cast_mut().cast()) };
+    1
+}
+
+impl Provider {
+    fn start(core: Core, builtin: Option<Settings>) -> Option<Arc<Self>> {
+        let is_builtin = builtin.is_some();
+        let settings = match builtin {
+            Some(settings) => Ok(settings),
+            None => configured(&core),
+        };
+        let start = || {
+            let Settings { socket, limit, debug } = settings?;
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret).map_err(|_| Error::Refused("no random bytes from the system"))?;
+            Ok((LibCtx::new()?, Keyd::new(socket, limit), debug, secret))
+        };
+        match start() {
+            Ok((lib, keyd, debug, secret)) => {
+                Some(Arc::new(Self { core, lib, keyd: Arc::new(keyd), debug, secret, is_builtin }))
+            }
+            Err(error) => {
+                raise(&core, &error);
+                None
+            }
+        }
+    }
+
+    /// Puts `error` with its causes on the error stack.
+    pub(super) fn raise(&self, error: &Error) {
+        self.note(&chain(error));
+        raise(&self.core, error);
+    }
+
+    /// The core's functions.
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Writes a line where the setting `debug` says.
+    pub(super) fn note(&self, text: &str) {
+        let Some(target) = &self.debug else { return };
+        let line = format!("aziot[{}]: {text}\n", std::process::id());
+        // A log that cannot be written is no reason to fail.
+        let _ = match target == Path::new("stderr") {
+            true => std::io::stderr().write_all(line.as_bytes()),
+            false => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(target)
+                .and_then(|mut file| file.write_all(line.as_bytes())),
+        };
+    }
+}
+
+/// An object of this provider in libcrypto's hands.
+pub(super) trait Object {
+    /// The provider, for errors.
+    fn provider(&self) -> &Provider;
+}
+
+impl Object for Provider {
+    fn provider(&self) -> &Provider {
+        self
+    }
+}
+
+/// Calls `function` with the object at `pointer`. On failure the reason is on the error stack, and there is no result.
+///
+/// # Safety
+/// `pointer` is null or an object of this type that nobody changes meanwhile.
+pub(super) unsafe fn with_ref<T: Object, R>(
+    pointer: *const c_void,
+    function: impl FnOnce(&T) -> Result<R, Error>,
+) -> Option<R> {
+    // SAFETY: as promised by the caller.
+    let object = unsafe { pointer.cast::<T>().as_ref() }?;
+    guarded(object.provider(), || function(object))
+}
+
+/// The same for a function that changes the object.
+///
+/// # Safety
+/// `pointer` is null or an object of this type that nobody else uses meanwhile.
+pub(super) unsafe fn with_mut<T: Object, R>(
+    pointer: *mut c_void,
+    function: impl FnOnce(&mut T) -> Result<R, Error>,
+) -> Option<R> {
+    // SAFETY: as promised by the caller.
+    let object = unsafe { pointer.cast::<T>().as_mut() }?;
+    let result = catch_unwind(AssertUnwindSafe(|| function(object)));
+    settled(object.provider(), result)
+}
+
+/// Calls `function` with the provider at `context`, shared.
+///
+/// # Safety
+/// `context` is null or what [`init`] gave out, not torn down.
+pub(super) unsafe fn with_provider<R>(
+    context: *const c_void,
+    function: impl FnOnce(Arc<Provider>) -> Result<R, Error>,
+) -> Option<R> {
+    if context.is_null() {
+        return None;
+    }
+    let context = context.cast::<Provider>();
+    // SAFETY: it came from `Arc::into_raw` and is still counted.
+    unsafe { Arc::increment_strong_count(context) };
+    // SAFETY: the reference that was just counted is taken over.
+    let provider = unsafe { Arc::from_raw(context) };
+    let shared = provider.clone();
+    guarded(&provider, || function(shared))
+}
+
+/// Hands `value` to libcrypto, which gives it back to [`release`].
+pub(super) fn lend<T>(value: Option<T>) -> *mut c_void {
+    value.map_or(ptr::null_mut(), |value| Box::into_raw(Box::new(value)).cast())
+}
+
+/// Ends the life of what [`lend`] handed out.
+///
+/// # Safety
+/// `pointer` is null or came from [`lend`] of this type and is not used any more.
+pub(super) unsafe fn release<T>(pointer: *mut c_void) {
+    if !pointer.is_null() {
+        // SAFETY: as promised by the caller.
+        let object = unsafe { Box::from_raw(pointer.cast::<T>()) };
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(object)));
+    }
+}
+
+/// 1 or 0.
+pub(super) fn status(result: Option<()>) -> c_int {
+    c_int::from(result.is_some())
+}
+
+fn guarded<R>(provider: &Provider, function: impl FnOnce() -> Result<R, Error>) -> Option<R> {
+    settled(provider, catch_unwind(AssertUnwindSafe(function)))
+}
+
+fn settled<R>(provider: &Provider, result: std::thread::Result<Result<R, Error>>) -> Option<R> {
+    match result {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(error)) => {
+            provider.raise(&error);
+            None
+        }
+        Err(_) => {
+            provider.core.raise(PANIC, "a bug in the provider aziot was stopped; please report it");
+            None
+        }
+    }
+}
+
+fn raise(core: &Core, error: &Error) {
+    core.raise(error.reason(), &chain(error));
+}
+
+/// The settings of a module: defaults, configuration, environment.
+fn configured(core: &Core) -> Result<Settings, Error> {
+    let [socket, timeout, debug] = core.configuration([c"socket", c"timeout", c"debug"]);
+    let environment = Overrides {
+        socket: environment(c"AZIOT_KEYD_SOCKET"),
+        timeout: None,
+        debug: environment(c"AZIOT_PROVIDER_DEBUG"),
+    };
+    Settings::default().with(Overrides { socket, timeout, debug })?.with(environment)
+}
+
+/// The environment variable `name`, unless this is a set-uid program.
+pub fn environment(name: &CStr) -> Option<String> {
+    // SAFETY: the name ends; whoever changes the environment meanwhile breaks every C program.
+    let value = unsafe { super::sys::secure_getenv(name.as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: it is a C string.
+    let value = unsafe { CStr::from_ptr(value) };
+    OsString::from_vec(value.to_bytes().to_vec()).into_string().ok().filter(|value| !value.is_empty())
+}
+
+static FUNCTIONS: [Dispatch; 6] = [
+    Dispatch { id: 1024, function: teardown as *const () },
+    Dispatch { id: 1025, function: gettable_params as *const () },
+    Dispatch { id: 1026, function: get_params as *const () },
+    Dispatch { id: 1027, function: query_operation as *const () },
+    Dispatch { id: 1029, function: reason_strings as *const () },
+    END_OF_TABLE,
+];
+
+/// The end of a table of functions.
+pub(super) const END_OF_TABLE: Dispatch = Dispatch { id: 0, function: ptr::null() };
+
+unsafe extern "C" fn teardown(context: *mut c_void) {
+    if !context.is_null() {
+        // SAFETY: libcrypto gives back what `init` gave out, once.
+        let provider = unsafe { Arc::from_raw(context.cast::<Provider>().cast_const()) };
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(provider)));
+    }
+}
+
+unsafe extern "C" fn gettable_params(_context: *mut c_void) -> *const Param {
+    static TABLE: [Param; 5] = [
+        entry(c"name", UTF8_PTR),
+        entry(c"version", UTF8_PTR),
+        entry(c"buildinfo", UTF8_PTR),
+        entry(c"status", UNSIGNED_INTEGER),
+        END,
+    ];
+    TABLE.as_ptr()
+}
+
+unsafe extern "C" fn get_params(_context: *mut c_void, params: *mut Param) -> c_int {
+    // SAFETY: libcrypto passes a complete array.
+    let count = unsafe { params::slice(params) }.len();
+    for index in 0..count {
+        // SAFETY: so many entries are there.
+        let param = unsafe { params.add(index) };
+        // SAFETY: the entry is libcrypto's to be filled in, and nobody else looks at it now.
+        let param = unsafe { &mut *param };
+        match param.name().to_bytes() {
+            b"name" => param.set_text_pointer(NAME),
+            b"version" => param.set_text_pointer(VERSION),
+            b"buildinfo" => param.set_text_pointer(BUILD),
+            b"status" => param.set_int(1),
+            _ => (),
+        }
+    }
+    1
+}
+
+unsafe extern "C" fn query_operation(
+    _context: *mut c_void,
+    operation: c_int,
+    no_cache: *mut c_int,
+) -> *const Algorithm {
+    if !no_cache.is_null() {
+        // SAFETY: not null, and libcrypto's to be filled in.
+        unsafe { no_cache.write(0) };
+    }
+    match operation {
+        OP_KEYMGMT => keymgmt::ALGORITHMS.as_ptr(),
+        OP_SIGNATURE => signature::ALGORITHMS.as_ptr(),
+        OP_ASYM_CIPHER => asym_cipher::ALGORITHMS.as_ptr(),
+        OP_STORE => store::ALGORITHMS.as_ptr(),
+        OP_DECODER => decoder::ALGORITHMS.as_ptr(),
+        _ => ptr::null(),
+    }
+}
+
+unsafe extern "C" fn reason_strings(_context: *mut c_void) -> *const Item {
+    static TABLE: std::sync::OnceLock<Reasons> = std::sync::OnceLock::new();
+    TABLE.get_or_init(Reasons::new).items.as_ptr()
+}
+
+/// The reason codes as libcrypto reads them.
+struct Reasons {
+    items: Vec<Item>,
+    _texts: Vec<std::ffi::CString>,
+}
+
+// SAFETY: the pointers lead to texts that the same value owns and nobody changes.
+unsafe impl Send for Reasons {}
+// SAFETY: as above.
+unsafe impl Sync for Reasons {}
+
+impl Reasons {
+    fn new() -> Self {
+        let texts: Vec<_> =
+            REASONS.iter().map(|(_, text)| std::ffi::CString::new(*text).unwrap_or_default()).collect();
+        let item =
+            |((id, _), text): (&(u32, &str), &std::ffi::CString)| Item { id: *id, text: text.as_ptr() };
+        let mut items: Vec<_> = REASONS.iter().zip(&texts).map(item).collect();
+        items.push(Item { id: 0, text: ptr::null() });
+        Self { items, _texts: texts }
+    }
+}
+
+/// An entry of a table of algorithms.
+pub(super) const fn algorithm(
+    names: &'static CStr,
+    properties: &'static CStr,
+    implementation: &'static [Dispatch],
+    description: &'static CStr,
+) -> Algorithm {
+    Algorithm {
+        names: names.as_ptr(),
+        properties: properties.as_ptr(),
+        implementation: implementation.as_ptr(),
+        description: description.as_ptr(),
+    }
+}
+
+/// The end of a table of algorithms.
+pub(super) const NO_ALGORITHM: Algorithm = Algorithm {
+    names: ptr::null::<c_char>(),
+    properties: ptr::null(),
+    implementation: ptr::null(),
+    description: ptr::null(),
+};
+
+/// The properties of all algorithms here.
+pub(super) const PROPERTIES: &CStr = c"provider=aziot";
+
+const NAME: &CStr = c"Azure IoT Keys Service provider";
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => c"",
+};
+const BUILD: &CStr = VERSION;

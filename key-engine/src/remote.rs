@@ -1,0 +1,319 @@
+//! A key pair that stays in keyd: its public part, and what its private part can be asked to do. Knows nothing of
+//! OpenSSL's objects.
+//!
+//! Every call has a deadline. Connections are kept for later calls, but never across a fork; after a restart of keyd
+//! the next call connects anew.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use config_common::{Base64, Secret};
+use http_common::blocking::Client;
+use http_common::{ClientError, Endpoint, StatusCode};
+use key_api::{
+    CreateKeyPair, Encrypt, EncryptMechanism, GetParameter, KeyHandle, LoadKeyPair, Sign, SignMechanism,
+};
+use zeroize::Zeroizing;
+
+use crate::{Error, KeyName};
+
+/// keyd, as far as key pairs are concerned. Safe to use from many threads and after a fork.
+#[derive(Debug)]
+pub struct Keyd {
+    client: Client,
+    socket: PathBuf,
+    limit: Duration,
+}
+
+/// A key pair in keyd. Its public part is asked for once, when it is loaded.
+#[derive(Debug)]
+pub struct RemoteKey {
+    keyd: Arc<Keyd>,
+    name: KeyName,
+    /// Replaced when keyd does not accept it any more and the key was loaded by its id.
+    handle: Mutex<Zeroizing<String>>,
+    public: PublicKey,
+}
+
+/// The public part of a key pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicKey {
+    /// On a curve that OpenSSL and TLS know by name.
+    Ec {
+        /// Which curve.
+        curve: Curve,
+        /// The compressed point (SEC 1, 2.3.3).
+        point: Vec<u8>,
+    },
+    /// RSA; both unsigned, big-endian, without leading zeros.
+    Rsa {
+        /// n.
+        modulus: Vec<u8>,
+        /// e.
+        exponent: Vec<u8>,
+    },
+}
+
+/// A curve of NIST.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curve {
+    /// secp256r1.
+    P256,
+    /// secp384r1.
+    P384,
+    /// secp521r1.
+    P521,
+}
+
+/// The private operations of RSA that keyd offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RsaOperation {
+    /// Pads with PKCS #1 v1.5 block type 1 first.
+    Pkcs1Sign,
+    /// `x^d mod n` of as many bytes as the modulus has.
+    Raw,
+}
+
+impl Keyd {
+    /// The keyd that listens at `socket`; a call may take `limit`, connecting and repetitions included.
+    pub fn new(socket: impl Into<PathBuf>, limit: Duration) -> Self {
+        let socket = socket.into();
+        Self { client: Client::new(&socket, limit), socket, limit }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Makes a key pair unless there is one with this id. `algorithms` as in [`CreateKeyPair`].
+    pub fn create(&self, id: &str, algorithms: &str) -> Result<(), Error> {
+        let request =
+            CreateKeyPair { key_id: id.to_owned(), preferred_algorithms: Some(algorithms.to_owned()) };
+        let name = KeyName::Id(id.to_owned());
+        self.call(&request).map(drop).map_err(|source| Error::of(source, "create", &name))
+    }
+
+    /// Calls, and repeats the call shortly after when keyd (as upstream's does when it is busy) closed the connection
+    /// without a byte of answer.
+    fn call<E: Endpoint>(&self, request: &E) -> Result<E::Reply, ClientError> {
+        let end = Instant::now() + self.limit;
+        let mut attempt = 0;
+        loop {
+            match self.client.call(request) {
+                Err(error) if attempt < REPETITIONS && was_reset(&error) && Instant::now() < end => {
+                    attempt += 1;
+                    std::thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MILLIS)));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn handle(&self, name: &KeyName) -> Result<Zeroizing<String>, Error> {
+        match name {
+            KeyName::Handle(handle) => Ok(handle.clone()),
+            KeyName::Id(id) => {
+                let reply = self.call(&LoadKeyPair { key_id: id.clone() });
+                let reply = reply.map_err(|source| Error::of(source, "load", name))?;
+                Ok(Zeroizing::new(reply.key_handle.as_str().to_owned()))
+            }
+        }
+    }
+}
+
+impl RemoteKey {
+    /// Asks keyd for the public part of the key `name`.
+    pub fn load(keyd: Arc<Keyd>, name: KeyName) -> Result<Self, Error> {
+        let handle = keyd.handle(&name)?;
+        let public = Parameters { keyd: &keyd, handle: &handle, name: &name }.public()?;
+        Ok(Self { keyd, name, handle: Mutex::new(handle), public })
+    }
+
+    /// The name it was loaded by.
+    pub fn name(&self) -> &KeyName {
+        &self.name
+    }
+
+    /// Its public part.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The ECDSA signature of `digest`, as DER `ECDSA-Sig-Value`. A digest that is longer than the order of the curve
+    /// is cut, which not every token does.
+    pub fn sign_ecdsa(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
+        let PublicKey::Ec { curve, .. } = &self.public else {
+            return Err(Error::Refused("an RSA key makes no ECDSA signatures"));
+        };
+        let digest = &digest[..digest.len().min(curve.order_bytes())];
+        let reply = self.call("sign with", |key_handle| Sign {
+            key_handle,
+            mechanism: SignMechanism::Ecdsa(Base64(digest.to_vec())),
+        })?;
+        Ok(reply.signature.0)
+    }
+
+    /// The private operation of RSA on `input`; the result is as long as the modulus.
+    pub fn rsa(&self, operation: RsaOperation, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let PublicKey::Rsa { modulus, .. } = &self.public else {
+            return Err(Error::Refused("an EC key does no RSA operations"));
+        };
+        let input = match operation {
+            RsaOperation::Pkcs1Sign if input.len() + PKCS1_OVERHEAD > modulus.len() => {
+                return Err(Error::Refused("the data is too long for this RSA key"));
+            }
+            RsaOperation::Pkcs1Sign => Zeroizing::new(input.to_vec()),
+            RsaOperation::Raw => left_padded(input, modulus.len())
+                .ok_or(Error::Refused("the data is longer than the modulus of the RSA key"))?,
+        };
+        let mechanism = match operation {
+            RsaOperation::Pkcs1Sign => EncryptMechanism::RsaPkcs1,
+            RsaOperation::Raw => EncryptMechanism::RsaNoPadding,
+        };
+        let reply = self.call("use", |key_handle| Encrypt {
+            key_handle,
+            mechanism: mechanism.clone(),
+            plaintext: Secret::new(input.to_vec()),
+        })?;
+        let result = Zeroizing::new(reply.ciphertext.0);
+        left_padded(&result, modulus.len()).ok_or_else(|| Error::Unsupported {
+            what: "a result longer than the modulus".into(),
+            key: self.name.to_string(),
+        })
+    }
+
+    /// Calls with the handle; once more with a new one when keyd refuses it and the key has an id: the key of keyd's
+    /// that makes handles may have been replaced.
+    fn call<E: Endpoint>(
+        &self,
+        operation: &'static str,
+        request: impl Fn(KeyHandle) -> E,
+    ) -> Result<E::Reply, Error> {
+        let handle = self.current_handle();
+        let refused = match self.keyd.call(&request(KeyHandle::from(handle.to_string()))) {
+            Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => error,
+            result => return result.map_err(|source| Error::of(source, operation, &self.name)),
+        };
+        if matches!(self.name, KeyName::Handle(_)) {
+            return Err(Error::of(refused, operation, &self.name));
+        }
+        let fresh = self.keyd.handle(&self.name)?;
+        let unchanged =
+            Parameters { keyd: &self.keyd, handle: &fresh, name: &self.name }.public()? == self.public;
+        if !unchanged {
+            return Err(Error::Refused("keyd has another key under this id by now; load it again"));
+        }
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
+        let result = self.keyd.call(&request(KeyHandle::from(fresh.to_string())));
+        result.map_err(|source| Error::of(source, operation, &self.name))
+    }
+
+    fn current_handle(&self) -> Zeroizing<String> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Curve {
+    /// Bytes of the order of the base point: the longest digest that is signed whole.
+    pub fn order_bytes(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+
+    /// Its name in OpenSSL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "prime256v1",
+            Self::P384 => "secp384r1",
+            Self::P521 => "secp521r1",
+        }
+    }
+
+    fn from_oid(der: &[u8]) -> Option<Self> {
+        match der {
+            b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07" => Some(Self::P256),
+            b"\x06\x05\x2b\x81\x04\x00\x22" => Some(Self::P384),
+            b"\x06\x05\x2b\x81\x04\x00\x23" => Some(Self::P521),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    fn of(source: ClientError, operation: &'static str, name: &KeyName) -> Self {
+        Self::Keyd { operation, key: name.to_string(), source }
+    }
+}
+
+/// Asks for the public properties of one key.
+struct Parameters<'a> {
+    keyd: &'a Keyd,
+    handle: &'a str,
+    name: &'a KeyName,
+}
+
+impl Parameters<'_> {
+    fn public(&self) -> Result<PublicKey, Error> {
+        match self.text("algorithm")?.as_str() {
+            "ECDSA" => {
+                let oid = self.bytes("ec-curve-oid")?;
+                let curve = Curve::from_oid(&oid).ok_or_else(|| self.unsupported("an unknown curve"))?;
+                Ok(PublicKey::Ec { curve, point: self.bytes("ec-point")? })
+            }
+            "RSA" => {
+                let (modulus, exponent) = (self.bytes("rsa-modulus")?, self.bytes("rsa-exponent")?);
+                match (MODULUS_BYTES.contains(&modulus.len()), modulus.first(), exponent.first()) {
+                    (true, Some(1..), Some(1..)) => Ok(PublicKey::Rsa { modulus, exponent }),
+                    _ => Err(self.unsupported("an RSA key of unusable size")),
+                }
+            }
+            other => Err(self.unsupported(&format!("the algorithm {other:?}"))),
+        }
+    }
+
+    fn bytes(&self, parameter: &str) -> Result<Vec<u8>, Error> {
+        STANDARD
+            .decode(self.text(parameter)?)
+            .map_err(|_| self.unsupported(&format!("a garbled {parameter}")))
+    }
+
+    fn text(&self, parameter: &str) -> Result<String, Error> {
+        let key_handle = KeyHandle::from(self.handle.to_owned());
+        let reply = self.keyd.call(&GetParameter { parameter_name: parameter.to_owned(), key_handle });
+        Ok(reply.map_err(|source| Error::of(source, "describe", self.name))?.value)
+    }
+
+    fn unsupported(&self, what: &str) -> Error {
+        Error::Unsupported { what: what.to_owned(), key: self.name.to_string() }
+    }
+}
+
+/// Whether keyd closed the connection without an answer.
+fn was_reset(error: &ClientError) -> bool {
+    let ClientError::Unreachable { source, .. } = error else { return false };
+    let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
+}
+
+/// `bytes` with zeros before it, `length` bytes in all; None if it is longer.
+fn left_padded(bytes: &[u8], length: usize) -> Option<Zeroizing<Vec<u8>>> {
+    let missing = length.checked_sub(bytes.len())?;
+    let mut padded = Zeroizing::new(vec![0; length]);
+    padded[missing..].copy_from_slice(bytes);
+    Some(padded)
+}
+
+/// RSA from 1024 to 16384 bits.
+const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 128..=2048;
+/// What PKCS #1 v1.5 adds at least.
+const PKCS1_OVERHEAD: usize = 11;
+/// How often a call is repeated that keyd dropped.
+const REPETITIONS: u32 = 3;
+const PAUSE_MILLIS: std::ops::RangeInclusive<u64> = 50..=500;
