@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Format, lints, documentation, licences: all that `make check` promises. Runs every step even after one failed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export PATH="$PATH:$HOME/.cargo/bin"
 
 failed=()

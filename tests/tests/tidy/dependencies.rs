@@ -87,17 +87,17 @@ fn one(words: &mut Words<'_>, allowed: &[String]) -> bool {
         let permitted = any_of(words, allowed);
         return words.next() == Some(")") && permitted;
     }
-    let known = words.next().is_some_and(|license| allowed.iter().any(|name| name == license));
-    if words.next_if_eq(&"WITH").is_some() {
-        words.next();
-        return false; // exceptions have to be allowed by name, and none is
-    }
-    known
+    let Some(name) = words.next() else { return false };
+    let license = match words.next_if_eq(&"WITH").and_then(|_| words.next()) {
+        Some(exception) => format!("{name} WITH {exception}"),
+        None => name.to_owned(),
+    };
+    allowed.contains(&license)
 }
 
 #[test]
 fn licence_expressions() {
-    let allowed = ["MIT".to_owned(), "Unicode-3.0".to_owned()];
+    let allowed = ["MIT", "Unicode-3.0", "BSD-3-Clause WITH care"].map(str::to_owned);
     let check =
         |expression: &str, expected| assert_eq!(permits(expression, &allowed), expected, "{expression}");
     check("MIT", true);
@@ -108,6 +108,8 @@ fn licence_expressions() {
     check("(GPL-3.0 OR Apache-2.0) AND Unicode-3.0", false);
     check("Apache-2.0 WITH LLVM-exception OR MIT", true);
     check("MIT WITH surprise", false);
+    check("BSD-3-Clause WITH care", true);
+    check("BSD-3-Clause", false);
     check("", false);
     check("MIT MIT", false);
 }

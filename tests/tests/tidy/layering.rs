@@ -79,12 +79,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("key-api", &["config-common", "http-common"]),
     ("identity-api", &["key-api", "config-common", "http-common"]), // identities name key handles
     ("cert-api", &["key-api", "config-common", "http-common"]),     // an issuer is named by a key handle
+    ("tpm-api", &["config-common", "http-common"]),
     ("dps-client", &["config-common", "http-common"]),
     ("hub-client", &["config-common", "http-common"]),
     ("key-engine", &["key-api", "http-common", "config-common"]),
     ("aziot-openssl-engine", &["key-engine"]),
     ("aziot-openssl-provider", &["key-engine"]),
     ("aziot-keyd", &["key-api", "config-common", "http-common"]),
+    ("aziot-tpmd", &["tpm-api", "config-common", "http-common"]),
     ("aziot-certd", &["cert-api", "key-api", "key-engine", "config-common", "http-common"]),
     (
         "aziot-identityd",
@@ -92,6 +94,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "identity-api",
             "key-api",
             "cert-api",
+            "tpm-api",
             "dps-client",
             "hub-client",
             "key-engine",
@@ -100,12 +103,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("aziot-cloud-sim", &[]),
-    ("suite-tests", &["key-api", "cert-api", "identity-api", "config-common", "http-common"]),
+    ("suite-tests", &["key-api", "cert-api", "identity-api", "tpm-api", "config-common", "http-common"]),
     ("suite-bench", &["key-api", "http-common", "suite-tests"]),
 ];
 
 /// Programs that run on a device.
-const DAEMONS: &[&str] = &["aziot-keyd", "aziot-certd", "aziot-identityd"];
+const DAEMONS: &[&str] = &["aziot-keyd", "aziot-certd", "aziot-identityd", "aziot-tpmd"];
 
 /// What api crates may need.
 const API_DEPENDENCIES: &[&str] = &[
@@ -130,6 +133,7 @@ const KEPT: &[(&str, &[&str])] = &[
     ("openssl-sys", OPENSSL),
     ("foreign-types", OPENSSL),
     ("libc", OPENSSL),
+    ("tss-esapi-sys", &["aziot-tpmd"]),
 ];
 
 const HTTP: &[&str] = &["http-common", "aziot-cloud-sim", "suite-bench"];
