@@ -1,0 +1,88 @@
+//! certd as a daemon: which settings matter when. Knows no certificates and no requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cert_api::Config;
+use config_common::Service;
+use http_common::Router;
+use http_common::daemon::{Common, Daemon};
+use key_api::KeyHandle;
+use key_engine::KeyEngine;
+use openssl::pkey::{PKey, Private};
+
+use crate::{Certd, Current, Error, PrivateKeys};
+
+impl Daemon for Certd {
+    const SERVICE: Service = Service::Certd;
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const WORKERS: usize = 2;
+    type Config = Config;
+
+    fn common(config: &Config) -> Common {
+        Common {
+            max_requests: config.max_requests,
+            endpoint: config.endpoints.of(Service::Certd),
+            log_level: config.log_level.clone(),
+        }
+    }
+
+    /// What can be wrong beyond what the schema says shows when it is used, and is warned about before.
+    fn check(_: &Config) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let engine = KeyEngine::new(config.endpoints.of(Service::Keyd).path(), KEYD_LIMIT);
+        let engine = engine.map_err(|error| Error::NoKeyEngine(error.into()))?;
+        Ok(Arc::new(Self::new(config, Arc::new(Engine(engine)))))
+    }
+
+    fn router() -> Router<Self> {
+        cert_api::router()
+    }
+
+    async fn reload(self: &Arc<Self>, config: Config) {
+        let new = Current::new(&config, &self.started_with);
+        new.warn();
+        *self.current.write().expect("no panic while held") = Arc::new(new);
+        for setting in needs_restart(&self.started_with, &config) {
+            tracing::warn!("{setting} has changed; the change takes effect at the next start");
+        }
+    }
+}
+
+/// The settings that differ and are looked at only at the start.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    // No `..`: whoever adds a field must decide here whether it may change.
+    let Config {
+        homedir_path,
+        max_requests,
+        log_level: _,
+        cert_issuance: _,
+        preloaded_certs: _,
+        endpoints,
+        principal: _,
+    } = new;
+    let settings = [
+        ("homedir_path", *homedir_path != old.homedir_path),
+        ("max_requests", *max_requests != old.max_requests),
+        ("endpoints", *endpoints != old.endpoints),
+    ];
+    settings.into_iter().filter(|(_, has_changed)| *has_changed).map(|(name, _)| name).collect()
+}
+
+/// keyd's keys behind OpenSSL.
+struct Engine(KeyEngine);
+
+impl PrivateKeys for Engine {
+    fn private_key(
+        &self,
+        handle: &KeyHandle,
+    ) -> Result<PKey<Private>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.private_key(handle.as_str())?)
+    }
+}
+
+/// How long keyd may take for one operation with a key.
+const KEYD_LIMIT: Duration = Duration::from_secs(20);

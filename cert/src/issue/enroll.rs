@@ -1,0 +1,237 @@
+//! Issuance over EST: as whom, and what to do when that does not do (spec certificates-service, 9.3). Knows nothing of
+//! EST's messages.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cert_api::EstIdentity;
+use http_common::https::{ClientIdentity, HttpsOptions, ProxyRules, Trust};
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private, Public};
+use openssl::x509::{X509, X509Name, X509Req, X509ReqRef};
+use url::Url;
+
+use super::csr::Csr;
+use super::name::SubjectOverride;
+use super::target::Target;
+use super::{NotIssued, now, public_part};
+use crate::est::thread::Threads;
+use crate::est::{EstError, Operation, Server, chain};
+use crate::join::Joined;
+use crate::keys::{KeyError, Keys};
+use crate::turns::Turns;
+use crate::{Current, blocking, pem};
+
+/// Issues over EST.
+pub(crate) struct Est {
+    pub(super) keys: Keys,
+    pub(super) turns: Arc<Turns>,
+    threads: Threads,
+    /// First identities that are being got, by the ids of certificate and key.
+    bootstraps: Joined<(String, String), Result<ClientIdentity, Arc<NotIssued>>>,
+}
+
+/// How to get to a server, all read and checked.
+#[derive(Clone)]
+pub(crate) struct Way {
+    url: Url,
+    basic: Option<(String, zeroize::Zeroizing<String>)>,
+    anchors: Vec<X509>,
+    proxy: ProxyRules,
+    pub(super) deadline: Instant,
+}
+
+/// Why an identity cannot be used.
+enum NoIdentity {
+    /// Another one is needed.
+    Unusable(String),
+    /// That cannot be said now.
+    Failed(NotIssued),
+}
+
+impl Est {
+    pub(crate) fn new(keys: Keys, turns: Arc<Turns>) -> Self {
+        Self { keys, turns, threads: Threads::default(), bootstraps: Joined::default() }
+    }
+
+    /// The chain for `csr` under the id `id`, in PEM.
+    pub(crate) async fn issue(
+        &self,
+        current: &Arc<Current>,
+        id: &str,
+        csr: Arc<Csr>,
+    ) -> Result<String, NotIssued> {
+        let target = Target::of(&current.issuance, id)?;
+        let way = self.way(current, &target).await?;
+        let enroll = |client| self.enroll(&way, client, Operation::SimpleEnroll, csr.request());
+        let Some((identity, bootstrap)) = target.authentication.identity() else {
+            return Ok(chain::to_pem(&enroll(None).await?)?);
+        };
+        let subject = || match current.issuance.certs.get(id).and_then(SubjectOverride::of) {
+            Some(subject) => {
+                subject.name().map_err(|error| NotIssued::from(super::NotSigned::Subject(error)))
+            }
+            None => Ok(csr.subject().to_owned()?),
+        };
+        let first = match self.identity(current, identity).await {
+            Ok(client) => enroll(Some(client)).await,
+            Err(NoIdentity::Failed(error)) => return Err(error),
+            Err(NoIdentity::Unusable(why)) => {
+                let Some(bootstrap) = bootstrap else {
+                    return Err(NotIssued::NoIdentity { cert: identity.cert.to_owned(), why });
+                };
+                tracing::info!("a new EST identity {:?} is needed: {why}", identity.cert);
+                let client = self.bootstrapped(current, &way, identity, bootstrap, subject()?).await?;
+                return Ok(chain::to_pem(&enroll(Some(client)).await?)?);
+            }
+        };
+        let chain = match (first, bootstrap) {
+            // With a password in play, it may be that which is wrong.
+            (Err(error), Some(bootstrap)) if error.is_unauthorized() && way.basic.is_none() => {
+                tracing::warn!("the EST server does not accept the identity {:?}: {error}", identity.cert);
+                let client = self.bootstrapped(current, &way, identity, bootstrap, subject()?).await?;
+                enroll(Some(client)).await?
+            }
+            (chain, _) => chain?,
+        };
+        Ok(chain::to_pem(&chain)?)
+    }
+
+    /// What is needed to talk to the server of `target`.
+    pub(crate) async fn way(&self, current: &Arc<Current>, target: &Target) -> Result<Way, NotIssued> {
+        let mut anchors = Vec::new();
+        for id in &target.trusted {
+            match current.certificates(id).await {
+                Ok(certificates) => anchors.extend(certificates),
+                Err(NotIssued::Unusable { source: pem::BadPem::Empty, .. }) => {
+                    tracing::warn!("the trusted certificate {id:?} has no certificate in it");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let basic = target.authentication.basic();
+        Ok(Way {
+            url: target.url.clone(),
+            basic: basic.map(|(name, password)| (name.to_owned(), password.to_owned().into())),
+            anchors,
+            proxy: ProxyRules::from_env().map_err(NotIssued::Proxy)?,
+            deadline: Instant::now() + DEADLINE,
+        })
+    }
+
+    /// Has `csr` issued by the server, as `client`: the chain, the leaf first.
+    pub(crate) async fn enroll(
+        &self,
+        way: &Way,
+        client: Option<ClientIdentity>,
+        operation: Operation,
+        csr: &X509ReqRef,
+    ) -> Result<Vec<X509>, EstError> {
+        let csr = copy(csr).map_err(|_| EstError::Unsendable("the request"))?;
+        self.talk(way, client, async move |server: Server| {
+            let key: PKey<Public> = csr.public_key().map_err(|_| EstError::Unsendable("the request"))?;
+            let authorities = server.authorities().await?;
+            let issued = server.enroll(operation, &csr).await?;
+            Ok(chain::build(&key, issued, authorities)?)
+        })
+        .await
+    }
+
+    /// Has a conversation with the server, as `client`.
+    pub(super) async fn talk<T, F>(
+        &self,
+        way: &Way,
+        client: Option<ClientIdentity>,
+        job: F,
+    ) -> Result<T, EstError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(Server) -> Result<T, EstError> + Send + 'static,
+    {
+        let Way { url, basic, anchors, proxy, deadline } = way.clone();
+        let options = HttpsOptions { trust: Trust::SystemAnd(anchors), identity: client, proxy };
+        let conversation = async move || {
+            let basic = basic.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));
+            job(Server::new(&url, basic, options, deadline)?).await
+        };
+        self.threads.run(deadline, conversation).await
+    }
+
+    /// An identity with its key, if it can be used: it exists, is valid, and the key is its key.
+    async fn identity(
+        &self,
+        current: &Arc<Current>,
+        identity: EstIdentity<'_>,
+    ) -> Result<ClientIdentity, NoIdentity> {
+        let chain = match current.certificates(identity.cert).await {
+            Err(NotIssued::Missing(_)) => return Err(NoIdentity::Unusable("there is none".to_owned())),
+            Err(NotIssued::Unusable { source, .. }) => return Err(NoIdentity::Unusable(source.to_string())),
+            chain => chain.map_err(NoIdentity::Failed)?,
+        };
+        if is_expired(&chain[0]) {
+            return Err(NoIdentity::Unusable(format!("it has expired ({})", chain[0].not_after())));
+        }
+        let key = match self.key(identity.pk).await {
+            Err(NotIssued::Key(error @ KeyError::Missing(_))) => {
+                return Err(NoIdentity::Unusable(error.to_string()));
+            }
+            key => key.map_err(NoIdentity::Failed)?,
+        };
+        let fits =
+            |key: &PKey<Private>| Ok::<_, ErrorStack>(chain[0].public_key()?.public_eq(&*public_part(key)?));
+        match fits(&key) {
+            Ok(true) => Ok(ClientIdentity { chain, key }),
+            Ok(false) => Err(NoIdentity::Unusable(format!("the key {:?} is not its key", identity.pk))),
+            Err(error) => Err(NoIdentity::Failed(error.into())),
+        }
+    }
+
+    /// The same, where another one is no way out.
+    pub(crate) async fn usable_identity(
+        &self,
+        current: &Arc<Current>,
+        identity: EstIdentity<'_>,
+    ) -> Result<ClientIdentity, NotIssued> {
+        self.identity(current, identity).await.map_err(|error| match error {
+            NoIdentity::Failed(error) => error,
+            NoIdentity::Unusable(why) => NotIssued::UnusableIdentity { cert: identity.cert.to_owned(), why },
+        })
+    }
+
+    /// The key pair `id`, which must exist.
+    pub(crate) async fn key(&self, id: &str) -> Result<PKey<Private>, NotIssued> {
+        let handle = self.keys.load(id).await?;
+        let keys = self.keys.clone();
+        let opened = blocking(move || keys.open(&handle));
+        Ok(opened.await.ok_or(NotIssued::Worker)??)
+    }
+
+    /// A new identity by means of the bootstrap identity, also if somebody else is getting it just now.
+    async fn bootstrapped(
+        &self,
+        current: &Arc<Current>,
+        way: &Way,
+        identity: EstIdentity<'_>,
+        bootstrap: EstIdentity<'_>,
+        subject: X509Name,
+    ) -> Result<ClientIdentity, NotIssued> {
+        let ids = (identity.cert.to_owned(), identity.pk.to_owned());
+        let work =
+            async { self.bootstrap(current, way, identity, bootstrap, &subject).await.map_err(Arc::new) };
+        let client = self.bootstraps.run(ids, work).await;
+        client.map_err(|source| NotIssued::NotBootstrapped { cert: identity.cert.to_owned(), source })
+    }
+}
+
+/// Whether a certificate's time is over.
+pub(crate) fn is_expired(certificate: &X509) -> bool {
+    openssl::asn1::Asn1Time::from_unix(now()).is_ok_and(|now| certificate.not_after() <= now)
+}
+
+/// `openssl` has no `Clone` for requests.
+fn copy(request: &X509ReqRef) -> Result<X509Req, ErrorStack> {
+    X509Req::from_der(&request.to_der()?)
+}
+
+/// The time for everything that one issuance takes, the first identity included.
+const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,0 +1,87 @@
+//! keyd as certd needs it: key pairs by id, and private keys for OpenSSL by handle. Knows no certificates.
+
+use std::sync::Arc;
+
+use http_common::{Client, ClientError, StatusCode};
+use key_api::{CreateKeyPair, KeyHandle, LoadKeyPair};
+use openssl::pkey::{PKey, Private};
+
+/// Gives private keys for keyd's handles; what is done with them happens in keyd.
+pub trait PrivateKeys: Send + Sync + 'static {
+    /// The key behind `handle`. This, and every use of the key, may wait for keyd.
+    ///
+    /// # Errors
+    ///
+    /// The handle is not keyd's, or keyd cannot be asked.
+    fn private_key(
+        &self,
+        handle: &KeyHandle,
+    ) -> Result<PKey<Private>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// keyd's key pairs.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    keyd: Client,
+    private: Arc<dyn PrivateKeys>,
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// keyd knows no key pair with this id.
+    #[error("keyd has no key pair {0:?}")]
+    Missing(String),
+    /// keyd does not let us.
+    #[error(
+        "keyd does not let this service use the key pair {0:?}; a [[principal]] of keyd with its uid would have to name it"
+    )]
+    Forbidden(String),
+    /// keyd cannot be asked, or failed.
+    #[error("cannot get the key pair {id:?}")]
+    Failed {
+        /// Which one.
+        id: String,
+        /// Why.
+        source: ClientError,
+    },
+    /// The handle cannot be used.
+    #[error("cannot open the private key")]
+    NotOpened(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Keys {
+    pub(crate) fn new(keyd: Client, private: Arc<dyn PrivateKeys>) -> Self {
+        Self { keyd, private }
+    }
+
+    /// A handle of the key pair `id`.
+    pub(crate) async fn load(&self, id: &str) -> Result<KeyHandle, KeyError> {
+        let request = LoadKeyPair { key_id: id.to_owned() };
+        self.keyd.call(&request).await.map(|reply| reply.key_handle).map_err(sorted(id))
+    }
+
+    /// A handle of the key pair `id`, made if there is none. `algorithms` in keyd's form, best first.
+    pub(crate) async fn create(&self, id: &str, algorithms: &str) -> Result<KeyHandle, KeyError> {
+        let preferred_algorithms = Some(algorithms.to_owned());
+        let request = CreateKeyPair { key_id: id.to_owned(), preferred_algorithms };
+        self.keyd.call(&request).await.map(|reply| reply.key_handle).map_err(sorted(id))
+    }
+
+    /// The private key behind `handle`. Waits for keyd, so this is for threads that may.
+    pub(crate) fn open(&self, handle: &KeyHandle) -> Result<PKey<Private>, KeyError> {
+        self.private.private_key(handle).map_err(KeyError::NotOpened)
+    }
+}
+
+fn sorted(id: &str) -> impl FnOnce(ClientError) -> KeyError {
+    let id = id.to_owned();
+    move |source| match source.status() {
+        Some(StatusCode::BAD_REQUEST) => KeyError::Missing(id),
+        Some(StatusCode::UNAUTHORIZED) => KeyError::Forbidden(id),
+        _ => KeyError::Failed { id, source },
+    }
+}
+
+/// What EST identities are made of, as upstream asks for it.
+pub(crate) const EST_ALGORITHMS: &str = "ec-p256:rsa-4096:*";

@@ -1,0 +1,182 @@
+//! certd issues, imports and serves certificates; the keys that sign are keyd's.
+//!
+//! ```text
+//!   request ──► handlers ──► acl ──► Allowed<String> ──► store: files
+//!                  │                                        ▲
+//!                  └──► join: the same asked twice          │ turns: who began last wins
+//!                         └──► issue: self-signed · local authority · issuer of the request · EST ──► est: RFC 7030
+//!                                  └──► keys: keyd's handles, private keys behind OpenSSL
+//! ```
+//!
+//! Nothing waits for the network but who asked for it: a certificate is read from its file whatever else goes on.
+
+mod daemon;
+mod der;
+mod error;
+mod est;
+mod handlers;
+mod issue;
+mod join;
+mod keys;
+mod pem;
+pub mod renew;
+mod store;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+mod turns;
+
+use std::sync::{Arc, RwLock};
+
+use cert_api::{Config, CreateCertificate, Issuance, Issuer};
+use config_common::{Acl, Allowed, Service};
+use http_common::{Client, Peer};
+use openssl::x509::X509;
+
+use issue::{Csr, IssuerKey, Issuing};
+use join::Joined;
+use keys::Keys;
+use pem::BadPem;
+use store::Store;
+use turns::Turns;
+
+pub use error::Error;
+pub use est::EstError;
+pub use issue::{BadCsr, BadSubject, NotIssued, NotSigned};
+pub use keys::{KeyError, PrivateKeys};
+pub use store::StoreError;
+
+/// The state of certd.
+pub struct Certd {
+    current: RwLock<Arc<Current>>,
+    issuing: Issuing,
+    turns: Arc<Turns>,
+    under_way: Joined<CreateCertificate, Result<String, Arc<Error>>>,
+    /// What the daemon was started with, to tell at a reload what needs a restart.
+    started_with: Config,
+}
+
+/// What the configuration says at present; replaced as a whole by a reload.
+pub(crate) struct Current {
+    pub(crate) acl: Acl,
+    pub(crate) store: Store,
+    pub(crate) issuance: Issuance,
+}
+
+impl Certd {
+    /// certd as `config` says, with private keys from `private`. Waits for nobody.
+    pub fn new(config: Config, private: Arc<dyn PrivateKeys>) -> Self {
+        let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
+        let turns = Arc::new(Turns::default());
+        let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns));
+        let current = Current::new(&config, &config);
+        current.warn();
+        let current = RwLock::new(Arc::new(current));
+        Self { current, issuing, turns, under_way: Joined::default(), started_with: config }
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().expect("no panic while held"))
+    }
+
+    /// The proof that `peer` may change the certificate `id`.
+    fn allow(&self, peer: Peer, id: String) -> Result<Allowed<String>, Error> {
+        let forbidden = Error::Forbidden { uid: peer.uid, id: id.clone() };
+        self.current().acl.allow(peer.uid, id).ok_or(forbidden)
+    }
+
+    /// The text of the certificate `id`.
+    async fn read(&self, id: String) -> Result<String, Error> {
+        let current = self.current();
+        let name = id.clone();
+        let text = blocking(move || current.store.read(&name)).await.ok_or(Error::Worker)??;
+        text.ok_or(Error::NoSuchCertificate(id))
+    }
+
+    /// Keeps `pem`, if it is certificates.
+    async fn import(&self, id: Allowed<String>, pem: String) -> Result<String, Error> {
+        let (current, turn) = (self.current(), self.turns.begin(id.as_str()));
+        let kept = blocking(move || {
+            pem::check_public(&pem).map_err(Error::BadPem)?;
+            turn.take(|| current.store.write(&id, &pem))?;
+            Ok(pem)
+        });
+        kept.await.ok_or(Error::Worker)?
+    }
+
+    async fn delete(&self, id: Allowed<String>) -> Result<(), Error> {
+        let (current, turn) = (self.current(), self.turns.begin(id.as_str()));
+        let deleted = blocking(move || turn.take(|| current.store.delete(&id)));
+        Ok(deleted.await.ok_or(Error::Worker)??)
+    }
+
+    /// Issues and keeps a certificate. Who asks for what another one has just asked for gets the same.
+    async fn create(&self, id: Allowed<String>, request: CreateCertificate) -> Result<String, Error> {
+        let work = async { self.issue(id, request.clone()).await.map_err(Arc::new) };
+        self.under_way.run(request.clone(), work).await.map_err(Error::Joined)
+    }
+
+    async fn issue(&self, id: Allowed<String>, request: CreateCertificate) -> Result<String, Error> {
+        let CreateCertificate { cert_id, csr, issuer } = request;
+        let (current, turn) = (self.current(), self.turns.begin(id.as_str()));
+        let csr = blocking(move || Csr::parse(&csr)).await.ok_or(Error::Worker)?.map_err(Error::BadCsr)?;
+        let issuer = match issuer {
+            Some(issuer) => Some(issuer_key(&current, issuer).await?),
+            None => None,
+        };
+        current.store.check_writable(&id)?;
+        let issued = self.issuing.issue(&current, &cert_id, Arc::new(csr), issuer).await;
+        let pem = issued.map_err(|source| Error::NotIssued { id: cert_id, source })?;
+        let kept = blocking(move || {
+            turn.take(|| current.store.write(&id, &pem))?;
+            Ok(pem)
+        });
+        kept.await.ok_or(Error::Worker)?
+    }
+}
+
+impl Current {
+    /// `config`, but what needs a restart as it was in `started_with`.
+    fn new(config: &Config, started_with: &Config) -> Self {
+        let principals = config.principal.iter().map(|principal| (principal.uid, principal.certs.clone()));
+        Self {
+            acl: principals.collect(),
+            store: Store::new(&started_with.homedir_path, config.preloaded_certs.clone()),
+            issuance: config.cert_issuance.clone(),
+        }
+    }
+
+    /// Tells what is accepted and was perhaps not meant.
+    fn warn(&self) {
+        for error in self.store.warnings() {
+            tracing::warn!("{}", http_common::chain(&error));
+        }
+        for warning in issue::warnings(&self.issuance) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+/// The issuer that a request names.
+async fn issuer_key(current: &Arc<Current>, issuer: Issuer) -> Result<IssuerKey, Error> {
+    let Issuer { cert_id: id, private_key_handle: handle } = issuer;
+    let current = Arc::clone(current);
+    let read = blocking(move || -> Result<Vec<X509>, Error> {
+        let text = current.store.read(&id)?;
+        match pem::certificates(&text.ok_or_else(|| Error::NoSuchIssuer(id.clone()))?) {
+            Ok(chain) => Ok(chain),
+            Err(BadPem::Empty) => Err(Error::EmptyIssuer(id)),
+            Err(source) => Err(Error::BadIssuer { id, source }),
+        }
+    });
+    let chain = read.await.ok_or(Error::Worker)??;
+    match handle.as_str().contains('\0') {
+        true => Err(Error::NulInHandle),
+        false => Ok(IssuerKey { chain, handle }),
+    }
+}
+
+/// Runs `job` on a thread that may wait; none if it panicked.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(job).await.ok()
+}
