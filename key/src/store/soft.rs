@@ -103,8 +103,9 @@ impl KeyPair for SoftPair {
         let sign = || {
             let mut context = PkeyCtx::new(&self.private)?;
             context.sign_init()?;
-            let mut signature = Vec::with_capacity(MAX_ECDSA);
-            context.sign_to_vec(digest, &mut signature)?;
+            let mut signature = vec![0; self.private.size()];
+            let length = context.sign(digest, Some(&mut signature))?;
+            signature.truncate(length);
             Ok(signature)
         };
         sign().map_err(Error::crypto("sign with ECDSA"))
@@ -155,8 +156,6 @@ const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07
 const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 /// DER of the OID secp521r1.
 const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
-/// The longest signature of P-521 as DER, in bytes.
-const MAX_ECDSA: usize = 139;
 
 #[cfg(test)]
 mod tests {
