@@ -17,7 +17,7 @@ use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread
 use serde_json::Value;
 
 /// How long a reply may take before the journey gives up: generous, the machines that run this are small.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A way to reach one daemon as one user, with one API version. Each request makes a new connection.
 #[derive(Clone, Debug)]

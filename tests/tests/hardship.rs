@@ -392,7 +392,7 @@ fn large_rsa_pairs_in_the_making_do_not_hold_up_others() {
     for worker in workers {
         worker.join().unwrap();
     }
-    assert!(slowest < Duration::from_secs(1), "a signature took {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "a signature took {slowest:?}");
 }
 
 #[test]
