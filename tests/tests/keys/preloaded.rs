@@ -18,10 +18,8 @@ fn keys_50_a_preloaded_key_of_any_length_works() {
     let keyd = setup.config(&format!("[preloaded_keys]\ndevice-id = '{uri}'\n")).start();
     let client = keyd.client();
     assert_eq!(client.hmac(&client.load_key("device-id"), b"m"), hmac(b"short", b"m"));
-    let made = client.create_key("device-id", "sign");
+    client.create_key("device-id", "sign");
     assert_eq!(fs::read(&file).unwrap(), b"short", "it exists, so it stays");
-    client.delete("/key", Some(&by_handle(&made))).expect(204);
-    assert!(!file.exists(), "a delete reaches preloaded keys too");
 }
 
 #[test]
@@ -53,8 +51,28 @@ fn keys_50_what_is_missing_is_created_in_place() {
     assert_eq!(fs::read(directory.join("imported")).unwrap(), b"bytes");
     let keys = keyd.home().join("keys");
     assert_eq!(fs::read_dir(keys).unwrap().count(), 1, "only the validation key lies among the others");
-    client.post("/keypair/ordinary", &json!({ "from": "pair" })).expect(204);
-    assert!(!directory.join("pair").exists());
+}
+
+/// Renewal of certificates replaces preloaded keys in this way (keys-service 4.3, 9.9).
+#[test]
+fn keys_48_49_preloaded_files_are_moved_and_deleted_like_others() {
+    let setup = Setup::new(&KEYD);
+    let file = setup.directory().join("id.pem");
+    let keyd = setup.config(&format!("[preloaded_keys]\nid = 'file://{}'\n", file.display())).start();
+    let client = keyd.client();
+    client.create_pair("id", "ec-p256");
+    let public = client.public_key(&client.create_pair("id-temp", "ec-p256"));
+    client.post("/keypair/id", &json!({ "from": "id-temp" })).expect(204);
+    assert_eq!(
+        openssl(&["pkey", "-pubout"], &fs::read(&file).unwrap()),
+        public,
+        "the preloaded file has the new pair"
+    );
+    client.post("/keypair/ordinary", &json!({ "from": "id" })).expect(204);
+    assert!(!file.exists());
+    let made = client.create_pair("id", "ec-p256");
+    client.delete("/keypair", Some(&by_handle(&made))).expect(204);
+    assert!(!file.exists());
 }
 
 #[test]
