@@ -1,0 +1,272 @@
+//! One conversation with a TPM: a command out, a response back, again where the TPM asks for patience. Does not know what
+//! the commands are for.
+
+use std::thread;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::code::{self, ResponseCode};
+use crate::command::{Command, FLUSH_CONTEXT, GET_CAPABILITY, Garbled, Response, STARTUP};
+
+/// The way to a TPM.
+pub(crate) trait Transport: Send {
+    /// Sends the bytes of one command.
+    fn send(&mut self, command: &[u8]) -> Result<(), ResponseCode>;
+
+    /// Waits for the response to it.
+    fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ResponseCode>;
+}
+
+/// Why a command brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The connection broke. Nobody knows whether the TPM has done it.
+    #[error("the connection to the TPM broke during {command}")]
+    Lost {
+        /// The command's name.
+        command: &'static str,
+        /// What the TCTI says.
+        #[source]
+        code: ResponseCode,
+    },
+    /// The TPM answered something else than a response.
+    #[error("the answer to {command} is no response of a TPM")]
+    Garbled {
+        /// The command's name.
+        command: &'static str,
+    },
+    /// The TPM refused.
+    #[error("the TPM refuses {command}")]
+    Refused {
+        /// The command's name.
+        command: &'static str,
+        /// What it says.
+        #[source]
+        code: ResponseCode,
+    },
+}
+
+impl Failure {
+    /// What the TPM says is wrong; one of the constants of `code.rs`.
+    pub(crate) fn refusal(&self) -> Option<u32> {
+        match self {
+            Self::Refused { code, .. } => Some(code.error()),
+            Self::Lost { .. } | Self::Garbled { .. } => None,
+        }
+    }
+
+    /// Whether only a new connection can help.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Garbled { .. })
+    }
+}
+
+/// A TPM at the other end of a [`Transport`].
+pub(crate) struct Connection {
+    transport: Box<dyn Transport>,
+    /// Whether nobody else uses this TPM meanwhile.
+    is_exclusive: bool,
+}
+
+impl Connection {
+    /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
+    pub(crate) fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
+        Self { transport, is_exclusive }
+    }
+
+    /// Runs `command`, and reads its result with `read`.
+    pub(crate) fn run<T>(
+        &mut self,
+        command: &Command,
+        read: impl FnOnce(&mut Response) -> Result<T, Garbled>,
+    ) -> Result<T, Failure> {
+        let mut response = self.persist(command)?;
+        read(&mut response).map_err(|Garbled| Failure::Garbled { command: command.kind.name })
+    }
+
+    /// Runs a `command` that has no result.
+    pub(crate) fn order(&mut self, command: &Command) -> Result<(), Failure> {
+        self.run(command, |_| Ok(()))
+    }
+
+    /// Removes a transient object, sequence or session.
+    pub(crate) fn flush(&mut self, handle: u32) -> Result<(), Failure> {
+        self.order(&Command::new(FLUSH_CONTEXT).handle(handle))
+    }
+
+    /// Runs `command` as often as the TPM asks for it.
+    fn persist(&mut self, command: &Command) -> Result<Response, Failure> {
+        let (mut pauses, mut started, mut swept) = (PAUSES.iter(), false, false);
+        loop {
+            let refused = match self.exchange(command)? {
+                Ok(response) => return Ok(response),
+                Err(code) => Failure::Refused { command: command.kind.name, code },
+            };
+            match remedy(&refused) {
+                Remedy::Wait => match pauses.next() {
+                    Some(pause) => thread::sleep(Duration::from_millis(*pause)),
+                    None => return Err(refused),
+                },
+                Remedy::StartUp if !started => {
+                    started = true;
+                    tracing::info!("the TPM has been reset and is started");
+                    let startup = Command::new(STARTUP).u16(CLEAR);
+                    self.exchange(&startup)?
+                        .map_err(|code| Failure::Refused { command: startup.kind.name, code })?;
+                }
+                Remedy::Sweep if !swept => {
+                    swept = true;
+                    self.sweep()?;
+                }
+                Remedy::StartUp | Remedy::Sweep | Remedy::None => return Err(refused),
+            }
+        }
+    }
+
+    /// Removes what an earlier process has left in the TPM when it was killed. Behind a resource manager there is
+    /// nothing of that kind.
+    fn sweep(&mut self) -> Result<(), Failure> {
+        let mut strays = self.handles(FIRST_TRANSIENT)?;
+        if self.is_exclusive {
+            strays.extend(self.handles(FIRST_LOADED_SESSION)?);
+        }
+        tracing::warn!("the TPM is full; removing {} objects and sessions that nobody uses", strays.len());
+        for handle in strays {
+            if let Ok(Err(code)) = self.exchange(&Command::new(FLUSH_CONTEXT).handle(handle)) {
+                tracing::warn!("the TPM keeps {handle:#x}: {code}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The handles of one kind that are in use.
+    fn handles(&mut self, first: u32) -> Result<Vec<u32>, Failure> {
+        let command = Command::new(GET_CAPABILITY).u32(HANDLES).u32(first).u32(MANY);
+        let response = self.exchange(&command)?;
+        let response = response.map_err(|code| Failure::Refused { command: command.kind.name, code })?;
+        listed(response).map_err(|Garbled| Failure::Garbled { command: command.kind.name })
+    }
+
+    fn exchange(&mut self, command: &Command) -> Result<Result<Response, ResponseCode>, Failure> {
+        let name = command.kind.name;
+        let lost = |code| Failure::Lost { command: name, code };
+        self.transport.send(&command.encode()).map_err(lost)?;
+        let response = self.transport.receive().map_err(lost)?;
+        Response::decode(command.kind, response).map_err(|Garbled| Failure::Garbled { command: name })
+    }
+}
+
+/// The handles in the response to a question for them.
+fn listed(mut response: Response) -> Result<Vec<u32>, Garbled> {
+    let (_more, _capability, count) = (response.u8()?, response.u32()?, response.u32()?);
+    (0..count.min(MANY)).map(|_| response.u32()).collect()
+}
+
+/// What may make a refused command succeed.
+enum Remedy {
+    Wait,
+    StartUp,
+    Sweep,
+    None,
+}
+
+fn remedy(refused: &Failure) -> Remedy {
+    match refused.refusal() {
+        Some(code::RETRY | code::YIELDED | code::TESTING | code::NV_RATE) => Remedy::Wait,
+        Some(code::INITIALIZE) => Remedy::StartUp,
+        Some(code::OBJECT_MEMORY | code::SESSION_MEMORY | code::SESSION_HANDLES) => Remedy::Sweep,
+        _ => Remedy::None,
+    }
+}
+
+/// Milliseconds before each repetition that the TPM asks for; some 13 s in all.
+const PAUSES: &[u64] = &[2, 5, 10, 20, 50, 100, 200, 400, 800, 1600, 2000, 2000, 2000, 2000, 2000];
+/// TPM_SU_CLEAR.
+const CLEAR: u16 = 0;
+/// TPM_CAP_HANDLES.
+const HANDLES: u32 = 1;
+/// More handles than a TPM has of one kind.
+const MANY: u32 = 254;
+const FIRST_TRANSIENT: u32 = 0x8000_0000;
+/// For TPM_CAP_HANDLES, loaded sessions of any type begin here.
+const FIRST_LOADED_SESSION: u32 = 0x0200_0000;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::command::READ_PUBLIC;
+
+    /// A TPM that answers with these codes, one after another, and remembers the commands' numbers.
+    struct Script {
+        answers: VecDeque<Result<u32, u32>>,
+        commands: Arc<Mutex<Vec<u16>>>,
+    }
+
+    impl Transport for Script {
+        fn send(&mut self, command: &[u8]) -> Result<(), ResponseCode> {
+            self.commands.lock().unwrap().push(u16::from_be_bytes([command[8], command[9]]));
+            Ok(())
+        }
+
+        fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ResponseCode> {
+            let code = self.answers.pop_front().unwrap().map_err(ResponseCode)?;
+            let mut response = [&[0x80, 1, 0, 0, 0, 10], &code.to_be_bytes()[..]].concat();
+            if code == 0 && self.commands.lock().unwrap().last() == Some(&0x17A) {
+                // One handle, whatever is asked for.
+                response.extend([0, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0, 0, 7]);
+                response[5] = 23;
+            }
+            Ok(Zeroizing::new(response))
+        }
+    }
+
+    fn run(answers: &[Result<u32, u32>]) -> (Result<(), Failure>, Vec<u16>) {
+        let commands = Arc::<Mutex<_>>::default();
+        let script = Script { answers: answers.to_vec().into(), commands: Arc::clone(&commands) };
+        let result = Connection::new(Box::new(script), false).order(&Command::new(READ_PUBLIC).handle(1));
+        let commands = commands.lock().unwrap().clone();
+        (result, commands)
+    }
+
+    #[test]
+    fn a_busy_tpm_is_asked_again() {
+        let (result, commands) = run(&[Ok(0x922), Ok(0x908), Ok(0x90A), Ok(0x920), Ok(0xB0922), Ok(0)]);
+        assert!(result.is_ok());
+        assert_eq!(commands, [0x173; 6]);
+    }
+
+    #[test]
+    fn a_reset_tpm_is_started_once() {
+        let (result, commands) = run(&[Ok(0x100), Ok(0), Ok(0)]);
+        assert!(result.is_ok());
+        assert_eq!(commands, [0x173, 0x144, 0x173]);
+        let (result, _) = run(&[Ok(0x100), Ok(0), Ok(0x100)]);
+        assert_eq!(result.unwrap_err().refusal(), Some(0x100));
+    }
+
+    #[test]
+    fn a_full_tpm_is_swept_once() {
+        let (result, commands) = run(&[Ok(0x902), Ok(0), Ok(0), Ok(0)]);
+        assert!(result.is_ok());
+        assert_eq!(commands, [0x173, 0x17A, 0x165, 0x173]);
+        let (result, _) = run(&[Ok(0x902), Ok(0), Ok(0x922), Ok(0x902)]);
+        assert_eq!(result.unwrap_err().refusal(), Some(0x902));
+    }
+
+    #[test]
+    fn refusals_and_broken_connections_are_told_apart() {
+        let (result, commands) = run(&[Ok(0x18B)]);
+        let failure = result.unwrap_err();
+        assert_eq!((failure.refusal(), failure.is_lost(), commands.len()), (Some(0x08B), false, 1));
+        let failure = run(&[Err(0xA000A)]).0.unwrap_err();
+        assert!(failure.is_lost());
+        assert_eq!(
+            http_common::chain(&failure),
+            "the connection to the TPM broke during TPM2_ReadPublic: input/output error of the TCTI (0xA000A)"
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The one thread that talks to the TPM: opens it, does one job after another, opens it again when the connection broke.
+//! Knows neither requests nor commands.
+//!
+//! That there is no TPM is a state like any other: jobs are refused with the reason, and the TPM is looked for with
+//! growing pauses. A short outage is not even noticed by jobs that come meanwhile; they wait for its end.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http_common::chain;
+use http_common::daemon::notify_status;
+use tokio::sync::oneshot;
+use tpm_api::Config;
+
+use crate::Error;
+use crate::connection::Connection;
+use crate::error::Unavailable;
+use crate::ffi::Tcti;
+use crate::tpm::{Tpm, TpmError};
+
+/// Hands jobs to the thread.
+pub(crate) struct Owner {
+    jobs: SyncSender<Job>,
+}
+
+type Job = Box<dyn FnOnce(&mut Keeper) + Send>;
+
+impl Owner {
+    /// Starts the thread, which looks for the TPM at once.
+    pub(crate) fn start(config: Config) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let keeper = Keeper { config, tpm: None, outage: None };
+        thread::Builder::new().name("tpm".to_owned()).spawn(move || keeper.work(&queue))?;
+        Ok(Self { jobs })
+    }
+
+    /// Does `job` after those that came earlier. It may be done twice, if the connection breaks the first time.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        mut job: impl FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, result) = oneshot::channel();
+        let job = Box::new(move |keeper: &mut Keeper| {
+            // Whoever asked may have gone; the job is done all the same.
+            let _ = reply.send(keeper.run(&mut job));
+        });
+        self.jobs.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(_) => Error::Busy,
+            TrySendError::Disconnected(_) => Error::Worker,
+        })?;
+        match tokio::time::timeout(LONGEST_JOB, result).await {
+            Ok(result) => result.map_err(|_| Error::Worker)?,
+            Err(_) => Err(Error::TooSlow(LONGEST_JOB)),
+        }
+    }
+}
+
+/// The TPM, or why there is none.
+struct Keeper {
+    config: Config,
+    tpm: Option<Tpm>,
+    outage: Option<Outage>,
+}
+
+/// A time without TPM.
+struct Outage {
+    since: Instant,
+    tries: u32,
+    last_try: Instant,
+    reason: Arc<Unavailable>,
+}
+
+impl Keeper {
+    fn work(mut self, queue: &Receiver<Job>) {
+        if let Err(error) = self.look() {
+            tracing::warn!("{}", chain(&error));
+        }
+        loop {
+            let job = match &self.outage {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(outage) => queue.recv_timeout(outage.pause()),
+            };
+            match job {
+                Ok(job) => job(&mut self),
+                Err(RecvTimeoutError::Timeout) => {
+                    // The reason is logged when it is a new one.
+                    let _ = self.look();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Does `job`, once more if the connection breaks: it may have been broken for long.
+    fn run<T>(&mut self, job: &mut dyn FnMut(&mut Tpm) -> Result<T, TpmError>) -> Result<T, Error> {
+        match job(self.patiently()?) {
+            Err(error) if error.is_lost() => {
+                self.lost(error);
+                job(self.patiently()?).map_err(|error| self.judge(error))
+            }
+            Err(error) => Err(error.into()),
+            Ok(result) => Ok(result),
+        }
+    }
+
+    fn judge(&mut self, error: TpmError) -> Error {
+        match error.is_lost() {
+            true => Error::NoTpm(self.lost(error)),
+            false => error.into(),
+        }
+    }
+
+    /// The TPM; waited for if it has been there until a moment ago.
+    fn patiently(&mut self) -> Result<&mut Tpm, Error> {
+        while let Err(error) = self.look() {
+            let Some(outage) = &self.outage else { return Err(error) };
+            if outage.since.elapsed() >= PATIENCE || !outage.reason.is_transient() {
+                return Err(error);
+            }
+            thread::sleep(SHORTEST_PAUSE);
+        }
+        self.tpm.as_mut().ok_or(Error::Worker)
+    }
+
+    /// Opens the TPM unless it is open. Does not try more often than is sensible.
+    fn look(&mut self) -> Result<(), Error> {
+        if self.tpm.is_some() {
+            return Ok(());
+        }
+        if let Some(outage) = self.outage.as_ref().filter(|outage| outage.last_try.elapsed() < SHORTEST_PAUSE)
+        {
+            return Err(Error::NoTpm(Arc::clone(&outage.reason)));
+        }
+        match open(&self.config) {
+            Ok(tpm) => {
+                self.tpm = Some(tpm);
+                self.outage = None;
+                tracing::info!("the TPM is ready");
+                notify_status("the TPM is ready");
+                Ok(())
+            }
+            Err(reason) => Err(Error::NoTpm(self.begin_outage(reason))),
+        }
+    }
+
+    fn lost(&mut self, error: TpmError) -> Arc<Unavailable> {
+        self.tpm = None;
+        self.begin_outage(Unavailable::Unusable(error))
+    }
+
+    /// Notes that there is no TPM, and logs it if that is news.
+    fn begin_outage(&mut self, reason: Unavailable) -> Arc<Unavailable> {
+        let text = chain(&reason);
+        if self.outage.as_ref().is_none_or(|outage| chain(&*outage.reason) != text) {
+            tracing::error!("{text}; requests are refused until that changes");
+            notify_status(&text);
+        }
+        let now = Instant::now();
+        let reason = Arc::new(reason);
+        let (since, tries) = self.outage.as_ref().map_or((now, 0), |outage| (outage.since, outage.tries + 1));
+        self.outage = Some(Outage { since, tries, last_try: now, reason: Arc::clone(&reason) });
+        reason
+    }
+}
+
+impl Outage {
+    /// Until the next look, when nobody asks for one.
+    fn pause(&self) -> Duration {
+        let factor = 1_u32.checked_shl(self.tries.min(16)).unwrap_or(u32::MAX);
+        SHORTEST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
+    }
+}
+
+/// Opens and prepares the TPM that `config` names.
+pub(crate) fn open(config: &Config) -> Result<Tpm, Unavailable> {
+    let name = config.tcti.as_bytes();
+    let text = || String::from_utf8_lossy(name).into_owned();
+    let c_name = CString::new(name).map_err(|_| Unavailable::BadTcti)?;
+    let tcti = Tcti::open(&c_name).map_err(|code| Unavailable::Unreachable { tcti: text(), code })?;
+    let connection = Connection::new(Box::new(tcti), is_exclusive(name));
+    Tpm::prepare(connection, config).map_err(Unavailable::Unusable)
+}
+
+/// Whether a TCTI of this name admits one user at a time.
+fn is_exclusive(tcti: &[u8]) -> bool {
+    ["swtpm", "mssim", "device:/dev/tpm0"].iter().any(|name| tcti.starts_with(name.as_bytes()))
+}
+
+/// Jobs that wait; more are refused.
+const QUEUE: usize = 32;
+/// Less than the 30 s after which clients give up.
+const LONGEST_JOB: Duration = Duration::from_secs(25);
+/// How long an outage is waited out by jobs.
+const PATIENCE: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
