@@ -14,6 +14,16 @@ fn the_example_of_keyd() {
 }
 
 #[test]
+fn the_example_of_certd() {
+    is_good_and_complete::<cert_api::Config>("certd.toml");
+}
+
+#[test]
+fn the_example_of_tpmd() {
+    is_good_and_complete::<tpm_api::Config>("tpmd.toml");
+}
+
+#[test]
 fn the_example_of_identityd() {
     is_good_and_complete::<identity_api::Config>("identityd.toml");
 }

@@ -4,19 +4,28 @@
 
 use std::{env, fs, path::PathBuf};
 
+use cert_api::CertificatesApi;
 use http_common::{Service, openapi::document};
 use identity_api::IdentitiesApi;
 use key_api::KeysApi;
+use tpm_api::TpmApi;
 
 #[test]
 fn the_documents_are_those_of_the_tables() {
-    is_current(&format!("{}.json", KeysApi::NAME), &openapi::<KeysApi>());
-    is_current(&format!("{}.json", IdentitiesApi::NAME), &openapi::<IdentitiesApi>());
+    for (name, document) in [
+        (KeysApi::NAME, openapi::<KeysApi>()),
+        (CertificatesApi::NAME, openapi::<CertificatesApi>()),
+        (IdentitiesApi::NAME, openapi::<IdentitiesApi>()),
+        (TpmApi::NAME, openapi::<TpmApi>()),
+    ] {
+        is_current(&format!("{name}.json"), &document);
+    }
 }
 
 #[test]
 fn the_overview_is_that_of_the_tables() {
-    is_current("README.md", &[OVERVIEW.to_owned(), rows::<KeysApi>(), rows::<IdentitiesApi>()].concat());
+    let tables = [rows::<KeysApi>(), rows::<CertificatesApi>(), rows::<IdentitiesApi>(), rows::<TpmApi>()];
+    is_current("README.md", &(OVERVIEW.to_owned() + &tables.concat()));
 }
 
 /// The text of a file in `docs/api` must be `expected`, or becomes it if so asked.
@@ -56,7 +65,7 @@ fn rows<T: Service>() -> String {
 
 const OVERVIEW: &str = "# The endpoints
 
-Written by `make api` from the tables in `key/api/src/lib.rs` and `identity/api/src/lib.rs`; do not edit.
+Written by `make api` from the tables in the daemons' folders, such as `key/api/src/lib.rs`; do not edit.
 
 Every request carries `?api-version=…`.
 Names in braces travel in the path, names after `?` in the query, all other fields in a JSON body.

@@ -84,8 +84,13 @@ fn statuses_have_no_wildcard() {
 /// The match in which a daemon's errors get their statuses.
 pub(crate) fn status_match(source: &Source) -> Option<&str> {
     let first = source.code.find("StatusCode::")?;
-    let start = source.code[..first].rfind("match ")?;
-    source.code[start..].split("\n    }\n").next()
+    let decisions = &source.code[source.code[..first].rfind("match ")?..];
+    let mut depth = 0;
+    let end = decisions.find(|c| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == '}' && depth == 0
+    });
+    Some(&decisions[..end?])
 }
 
 /// Where `words` stand in the product, but for files that `are_exempt`.
