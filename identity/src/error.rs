@@ -75,14 +75,11 @@ pub enum Error {
     },
 
     /// The registration failed.
-    #[error("the device could not be registered")]
+    #[error(transparent)]
     Dps(#[from] dps_client::Error),
     /// The hub did not do what it was asked.
-    #[error("the hub could not be asked, or refused")]
+    #[error(transparent)]
     Hub(#[from] hub_client::Error),
-    /// The hub did not answer within the time that a caller is made to wait.
-    #[error("the hub did not answer in time")]
-    HubTooSlow,
     /// There is a module of this name.
     #[error("the module {id:?} already exists; update or delete it")]
     ModuleExists {
@@ -150,7 +147,6 @@ impl Error {
             // Whatever the cloud says, and whatever is wrong with the device key: upstream's wire.
             Self::Dps(_)
             | Self::Hub(_)
-            | Self::HubTooSlow
             | Self::ModuleExists { .. }
             | Self::NoSuchModule { .. }
             | Self::Earlier
@@ -181,10 +177,15 @@ impl Error {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        match error {
-            // Nothing internal is in these two, and the caller cannot do without knowing.
-            Error::Unsupported { .. } | Error::NoDomain => Self::new(error.status(), error.to_string()),
-            error => Self::from_error(error.status(), &error),
-        }
+        told(&error)
+    }
+}
+
+fn told(error: &Error) -> ApiError {
+    match error {
+        // Nothing internal is in these two, and the caller cannot do without knowing.
+        Error::Unsupported { .. } | Error::NoDomain => ApiError::new(error.status(), error.to_string()),
+        Error::Shared(error) => told(error),
+        error => ApiError::from_error(error.status(), error),
     }
 }

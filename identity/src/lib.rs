@@ -61,6 +61,8 @@ pub struct Identityd {
     keyd: Client,
     master: MasterKey,
     cloud: Cloud,
+    /// The failure that the log told last, so that it is not told again and again.
+    told: Mutex<Option<String>>,
     /// Places of requests that wait for the device.
     waiting: Semaphore,
 }
@@ -101,6 +103,7 @@ impl Daemon for Identityd {
         let daemon = Arc::new(Self {
             status: watch::Sender::new(Status { device: None, phase: Phase::Working }),
             turn: Turn::default(),
+            told: Mutex::default(),
             events,
             memo: Mutex::new(home.memo()),
             home,
@@ -131,9 +134,15 @@ impl Daemon for Identityd {
         for setting in needs_restart(&old.config, &config) {
             tracing::warn!("{setting} has changed; this needs a restart to take effect");
         }
+        let same = |new: &Config| {
+            old.config.provisioning == new.provisioning && old.config.principal == new.principal
+        };
+        let nothing_to_do = same(&config);
         *self.settings.write().expect("no panic while held") = Arc::new(Settings::new(config));
-        // A full queue holds a reason to look already.
-        let _ = self.events.try_send(Event::Config);
+        if !nothing_to_do {
+            // A full queue holds a reason to look already.
+            let _ = self.events.try_send(Event::Config);
+        }
     }
 }
 
@@ -245,3 +254,6 @@ const HOLD: Duration = Duration::from_secs(60);
 const KEPT_FREE: usize = 2;
 /// Reasons to look again that may queue up; more than one of a kind is never needed.
 const EVENTS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,8 @@ impl Modules {
         id: &ModuleId,
         prefer_known: bool,
     ) -> Result<ModuleRecord, Error> {
-        if let Some(known) = self.records.get(id.as_str()) {
+        // Without its generation a record is of no use to anybody; perhaps the hub tells it by now.
+        if let Some(known) = self.records.get(id.as_str()).filter(|known| known.generation_id.is_some()) {
             if !prefer_known && !self.is_fresh() {
                 self.start_refresh();
             }

@@ -1,16 +1,18 @@
-//! How the device gets its identity: the decision (this file, from values alone), registration (`dps.rs`), and the loop that
-//! never gives up (`drive.rs`). Spec identity-service, chapter 8 with its improvements.
+//! How the device gets its identity: the decision (this file, from values alone), registration (`dps.rs`), one round of all that
+//! (`round.rs`, one at a time: `turn.rs`), and the loop that never gives up (`drive.rs`). Spec identity-service, chapter 8 with its improvements.
 
 mod dps;
 mod drive;
 mod info;
+mod round;
+mod turn;
 
 use identity_api::config::{Attestation, Dps, Manual, ManualCredentials, Provisioning, Source};
 
 use crate::backup::Record;
 
-pub(crate) use drive::Turn;
 pub(crate) use info::info;
+pub(crate) use turn::Turn;
 
 /// Why the loop looks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,195 @@
+//! What one round does: use what is known, register if need be, bring the modules in line. Does not know when the next one
+//! is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_common::chain;
+use hub_client::Module;
+use identity_api::config::Source;
+
+use super::{Decision, Event, decide, digest, dps};
+use crate::authz::Principals;
+use crate::backup::Record;
+use crate::credentials::DeviceCredentials;
+use crate::device::Device;
+use crate::modules::Modules;
+use crate::reconcile::{self, Mode};
+use crate::records::Records;
+use crate::{Error, Identityd, Settings};
+
+impl Identityd {
+    /// Use what is known, without the cloud: at the start, before anybody asks.
+    pub(crate) async fn recall(&self, settings: &Settings) -> Result<bool, Error> {
+        let known = match self.device() {
+            Some(device) => Some((device.record.clone(), device.digest.clone())),
+            None => {
+                let digest = self.memo.lock().expect("no panic while held").digest.clone();
+                self.on_disk(|home| home.record()).await.map(|record| (record, digest))
+            }
+        };
+        let provisioning = &settings.config.provisioning;
+        let now = digest(provisioning);
+        match decide(provisioning, known.as_ref().map(|(record, with)| (record, with.as_deref()))) {
+            Decision::Off => {
+                self.update(|status| status.device = None);
+                Ok(true)
+            }
+            Decision::Use(record) => {
+                self.publish(&record, Some(now.clone()), settings).await?;
+                self.remember(record, now).await.map(|()| true)
+            }
+            Decision::Register { meanwhile } => {
+                if let Some(record) = meanwhile {
+                    let with = known.and_then(|(_, with)| with);
+                    self.publish(&record, with, settings).await?;
+                    tracing::info!(
+                        "the provisioning settings have changed; registering again, as {} until then",
+                        record.device_id
+                    );
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Register again even if nothing seems to be wrong, and write the keys of the modules once more. The device that
+    /// works stays until the new one is in hand. Who asks while this is being done gets the same result.
+    pub(crate) async fn reprovision(&self) -> Result<(), Error> {
+        let before = self.turn.turns();
+        let _turn = self.turn.lock.lock().await;
+        if let Some(result) = self.turn.since(before) {
+            return result;
+        }
+        let settings = self.settings();
+        let result = self.reprovision_alone(&settings).await;
+        let event = match &result {
+            Ok(()) => Event::Settled,
+            Err(_) => Event::Failed,
+        };
+        if result.is_ok() {
+            self.settled().await;
+        }
+        // A full queue holds a reason to look already.
+        let _ = self.events.try_send(event);
+        self.turn.end(result)
+    }
+
+    async fn reprovision_alone(&self, settings: &Settings) -> Result<(), Error> {
+        match settings.config.provisioning.source {
+            Source::None => return Ok(()),
+            Source::Manual(_) => self.recall(settings).await.map(|_| ())?,
+            Source::Dps(_) => self.register(settings).await?,
+        }
+        let Some(device) = self.device() else { return Ok(()) };
+        let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
+        self.bring_in_line(settings, &device, &at_hub, Mode::Repair).await
+    }
+
+    /// One round in the background: what is known first, DPS only if need be.
+    pub(super) async fn background(&self, settings: &Settings) -> Result<(), Error> {
+        let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
+        let mut registered = false;
+        if !self.recall(settings).await? {
+            self.register_in_background(settings).await?;
+            registered = true;
+        }
+        let Some(device) = self.device() else { return Ok(()) };
+        match device.modules.at_hub(Instant::now() + LIST_LIMIT).await {
+            Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await,
+            Err(error) if is_dps && !registered && error.kind().suggests_registration() => {
+                tracing::warn!("the hub does not know this device, asking DPS: {}", chain(&error));
+                self.register_in_background(settings).await?;
+                let Some(device) = self.device() else { return Ok(()) };
+                let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
+                self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A registration whose result also serves those who ask for one meanwhile.
+    async fn register_in_background(&self, settings: &Settings) -> Result<(), Error> {
+        let result = self.register(settings).await;
+        self.turn.end(result)
+    }
+
+    async fn register(&self, settings: &Settings) -> Result<(), Error> {
+        let Source::Dps(dps) = &settings.config.provisioning.source else { return Ok(()) };
+        let Some(credentials) = DeviceCredentials::obtain(&settings.config.provisioning.source, &self.keyd)?
+        else {
+            return Ok(());
+        };
+        tracing::info!("registering with {}", dps.global_endpoint);
+        let record = dps::register(dps, &credentials, &self.cloud, Instant::now() + REGISTER_LIMIT).await?;
+        let with = digest(&settings.config.provisioning);
+        // Written first: whoever sees the device now finds it after a restart. A full disk hides it from nobody.
+        let written = self.remember(record.clone(), with.clone()).await;
+        self.publish(&record, Some(with), settings).await?;
+        written
+    }
+
+    /// Let everybody see this device, unless they do already.
+    async fn publish(&self, record: &Record, with: Option<String>, settings: &Settings) -> Result<(), Error> {
+        let Some(credentials) = DeviceCredentials::obtain(&settings.config.provisioning.source, &self.keyd)?
+        else {
+            return Ok(());
+        };
+        let unchanged = |device: &Arc<Device>| {
+            device.record == *record && device.digest == with && device.credentials.is_same(&credentials)
+        };
+        if self.device().as_ref().is_some_and(unchanged) {
+            return Ok(());
+        }
+        let known = record.clone();
+        let records = self.on_disk(move |home| Records::load(home, &known)).await;
+        let hub = hub_client::HubClient::new(self.cloud.clone(), at(record), credentials.for_cloud());
+        let modules = Arc::new(Modules::new(hub, records, self.events.clone()));
+        tracing::info!("this device is {} at {}", record.device_id, record.hub);
+        let device = Device { record: record.clone(), digest: with, credentials, modules };
+        self.update(|status| status.device = Some(Arc::new(device)));
+        Ok(())
+    }
+
+    /// Write down who this device is, and with which settings it became that.
+    async fn remember(&self, record: Record, with: String) -> Result<(), Error> {
+        let memo = self.with_memo(|memo| memo.digest = Some(with));
+        self.on_disk(move |home| home.write_record(&record, &memo)).await
+    }
+
+    /// Bring the modules in line with the principals; all of them are tried, the first failure is told.
+    async fn bring_in_line(
+        &self,
+        settings: &Settings,
+        device: &Device,
+        at_hub: &[Module],
+        mode: Mode,
+    ) -> Result<(), Error> {
+        let wanted = settings.principals.modules();
+        let record = device.record.clone();
+        let previous = self.on_disk(move |home| home.prev_state(&record)).await;
+        let is_there = |id: &String| at_hub.iter().any(|module| module.module_id == *id);
+        let mut ours: BTreeSet<String> = match previous {
+            Some(previous) => Principals::new(&previous.principal).modules().clone(),
+            None => BTreeSet::new(),
+        };
+        ours.retain(|id| wanted.contains(id) || is_there(id));
+        let steps = reconcile::plan(at_hub, wanted, &ours, mode);
+        let outcome = reconcile::carry_out(steps, ours, &device.modules, &self.master).await;
+        let remembered = reconcile::remembered(&settings.config, &outcome.ours);
+        self.on_disk(move |home| home.write_prev_state(&remembered)).await?;
+        outcome.failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+fn at(record: &Record) -> hub_client::Device {
+    let Record { hub, gateway, device_id } = record.clone();
+    let gateway = (gateway != hub).then_some(gateway);
+    hub_client::Device { hub, gateway, device_id }
+}
+
+/// How long a list call may take in the background: long enough for one pause after 429.
+const LIST_LIMIT: Duration = Duration::from_secs(150);
+/// How long a registration may take: less than the 600 s that known clients wait.
+const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);

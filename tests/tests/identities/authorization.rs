@@ -1,0 +1,97 @@
+//! Who may do what: checklist 35-42.
+
+use serde_json::json;
+use suite_tests::http::{Reply, wait_for};
+
+use crate::cloud::{Site, WAIT, principal};
+
+/// A site whose principals' modules are all there.
+fn site(principals: &[(u32, &str, &str)]) -> Site {
+    let text: String = principals.iter().map(|(uid, name, idtype)| principal(*uid, name, idtype)).collect();
+    let site = Site::manual(&text);
+    site.wait_until_settled();
+    site
+}
+
+fn own(site: &Site, uid: u32) -> Reply {
+    site.as_uid(uid).get("/identities/identity")
+}
+
+#[test]
+fn identity_37_root_is_the_device_and_strangers_are_nobody() {
+    let site = site(&[]);
+    let identity = own(&site, 0).expect(200).json();
+    assert!(identity["spec"].get("moduleId").is_none());
+    let message = own(&site, 1001).expect(401).string("message");
+    assert!(message.contains("1001"), "{message}");
+}
+
+#[test]
+fn identity_38_decided_a_principal_of_root_adds_and_takes_nothing() {
+    let site = site(&[(0, "rootmodule", "['module']")]);
+    assert_eq!(own(&site, 0).expect(200).json()["spec"]["moduleId"], "rootmodule");
+    assert_eq!(site.names(), ["rootmodule"]);
+    site.own().expect(200);
+    site.client().request("POST", "/identities/device/reprovision", None).expect(204);
+}
+
+#[test]
+fn identity_39_only_the_first_principal_without_idtype_manages() {
+    let site = site(&[(1001, "first", ""), (1002, "second", "")]);
+    site.as_uid(1001).get("/identities/modules?type=aziot").expect(200);
+    own(&site, 1001).expect(200);
+    own(&site, 1002).expect(401);
+}
+
+#[test]
+fn identity_40_the_last_principal_of_a_uid_decides() {
+    let site = site(&[(1001, "early", "['module']"), (1001, "late", "['module']")]);
+    assert_eq!(own(&site, 1001).expect(200).json()["spec"]["moduleId"], "late");
+    assert_eq!(site.names(), ["early", "late"]);
+}
+
+#[test]
+fn identity_35_41_a_process_has_its_own_module_only() {
+    let site =
+        site(&[(1001, "mine", "'module'"), (1002, "other", "['module']"), (1003, "dev", "['device']")]);
+    let mine = site.as_uid(1001);
+    let get = |name: &str| mine.get(&format!("/identities/modules/{name}?type=aziot"));
+    assert_eq!(get("mine").expect(200).json()["spec"]["moduleId"], "mine");
+    get("other").expect(401);
+    get("nowhere").expect(401);
+    mine.get("/identities/modules?type=aziot").expect(401);
+    mine.post("/identities/device", &json!({ "type": "aziot" })).expect(401);
+    mine.post("/identities/modules", &json!({ "type": "aziot", "moduleId": "mine" })).expect(401);
+    mine.post("/identities/modules", &json!({ "type": "local", "moduleId": "x" })).expect(401);
+    mine.put("/identities/modules/mine?type=aziot", &json!({})).expect(401);
+    mine.delete("/identities/modules/mine?type=aziot", None).expect(401);
+    mine.request("POST", "/identities/device/reprovision", None).expect(401);
+    mine.get("/identities/modules/mine?type=local").expect(400);
+    let device = site.as_uid(1003);
+    device.post("/identities/device", &json!({ "type": "aziot" })).expect(200);
+    device.get("/identities/modules/dev?type=aziot").expect(401);
+}
+
+#[test]
+fn identity_42_a_process_without_identity() {
+    let site = site(&[(1001, "empty", "[]")]);
+    own(&site, 1001).expect(401);
+    assert_eq!(site.as_uid(1001).get("/trust-bundle").expect(200).body, br#"{"certificate":""}"#);
+    site.as_uid(1001).get("/identities/provisioning").expect(200);
+}
+
+#[test]
+fn identity_36_local_identities_need_a_domain() {
+    let site = site(&[]);
+    site.client().post("/identities/modules", &json!({ "type": "local", "moduleId": "x" })).expect(500);
+}
+
+#[test]
+fn identity_55_principals_change_without_a_restart() {
+    let site = site(&[]);
+    own(&site, 1001).expect(401);
+    site.identityd.write_drop_in("agent.toml", &principal(1001, "agent", "['device']"));
+    wait_for("the new principal", WAIT, || (own(&site, 1001).status == 200).then_some(()));
+    site.identityd.remove_drop_in("agent.toml");
+    wait_for("the principal to be gone", WAIT, || (own(&site, 1001).status == 401).then_some(()));
+}
