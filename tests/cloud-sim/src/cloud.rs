@@ -4,6 +4,8 @@
 
 use crate::{
     answer::Answer,
+    call::Call,
+    certificate::ClientCertificate,
     clock::Clock,
     clock::http_date,
     dps,
@@ -16,7 +18,7 @@ use crate::{
     settings::ErrorStyle,
     world::World,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::{Mutex, MutexGuard};
 
 /// What stands behind a listener.
@@ -39,8 +41,8 @@ pub(crate) struct Origin {
     pub(crate) role: Role,
     /// The connection's number.
     pub(crate) connection: u64,
-    /// Facts of the client certificate.
-    pub(crate) client_certificate: Option<Value>,
+    /// What the client showed in the handshake.
+    pub(crate) client_certificate: Option<ClientCertificate>,
 }
 
 /// What the listener has to do.
@@ -107,6 +109,7 @@ impl Cloud {
 impl State {
     fn handle(&mut self, origin: &Origin, request: &Request) -> Outcome {
         let now_ms = self.clock.now_ms();
+        let call = Call { request, certificate: origin.client_certificate.as_ref(), now_ms };
         let route = Route::of(request);
         let operation = route.operation(&request.method);
         let hub = self.hub_for(origin, request);
@@ -123,7 +126,7 @@ impl State {
         }
         let answer = match action {
             Some(action) if !action.lets_the_service_act() => Answer::default(),
-            _ => self.serve(origin, hub, style, request, &route, now_ms),
+            _ => self.serve(origin, hub, style, &call, &route),
         };
         self.dirty |= request.method != "GET" || operation == "dps.poll";
         let (reply, delivery) = match action {
@@ -139,7 +142,7 @@ impl State {
             connection: origin.connection,
             operation,
             hub: operation.starts_with("hub.").then_some(hub_name),
-            client_certificate: origin.client_certificate.clone(),
+            client_certificate: origin.client_certificate.as_ref().map(ClientCertificate::facts),
             decision,
             reason,
             notes: answer.notes,
@@ -154,19 +157,18 @@ impl State {
         origin: &Origin,
         hub: usize,
         style: ErrorStyle,
-        request: &Request,
+        call: &Call<'_>,
         route: &Route,
-        now_ms: i64,
     ) -> Answer {
         match (route, origin.role) {
             (Route::Register(_) | Route::Operation(..) | Route::Registration(_), Role::Cloud) => {
-                dps::serve(&mut self.world, request, route, now_ms)
+                dps::serve(&mut self.world, call, route)
             }
             (Route::Modules(_) | Route::Module(..) | Route::DeviceEvents(_) | Route::ModuleEvents(..), _) => {
-                hub::serve(&mut self.world, hub, style, request, route, now_ms)
+                hub::serve(&mut self.world, hub, style, call, route)
             }
             _ => {
-                let message = format!("there is nothing at {}", request.path());
+                let message = format!("there is nothing at {}", call.request.path());
                 let reply = Reply::json(404, &json!({"errorCode": 404_000, "message": message}));
                 Answer { reply, refused: Some(message), notes: Vec::new() }
             }

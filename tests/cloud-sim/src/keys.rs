@@ -68,6 +68,12 @@ pub(crate) struct KeyPair {
 }
 
 impl KeyPair {
+    /// Whether there is no key at all.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == KeyPair::default()
+    }
+
     /// This pair with every absent key made by `make`.
     #[must_use]
     pub(crate) fn or_generate(self, mut make: impl FnMut() -> Key) -> KeyPair {

@@ -20,6 +20,8 @@
 
 mod admin;
 mod answer;
+mod call;
+mod certificate;
 mod clock;
 mod cloud;
 mod dice;
@@ -36,8 +38,10 @@ mod settings;
 mod sim;
 mod store;
 mod tls;
+mod trust;
 mod world;
 
 pub mod cli;
+pub mod tpm;
 
 pub use sim::{DEFAULT_SCOPE, Options, Ready, Sim};

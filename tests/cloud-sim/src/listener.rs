@@ -3,9 +3,10 @@
 //! What to answer is the service's matter. One task per listener and one per connection.
 
 use crate::{
+    certificate::ClientCertificate,
     cloud::{Cloud, Origin, Outcome, Role},
     http::{Delivery, Ending, ReadError, Reader, Reply, Request, send},
-    tls::{TlsMode, client_certificate},
+    tls::TlsMode,
 };
 use openssl::ssl::{Ssl, SslAcceptor, SslContext};
 use serde::{Deserialize, Serialize};
@@ -176,7 +177,7 @@ async fn talk(cloud: &Cloud, door: &Door, connection: u64, stream: TcpStream) {
         listener: door.name.clone(),
         role: door.role,
         connection,
-        client_certificate: client_certificate(stream.ssl()),
+        client_certificate: ClientCertificate::of(stream.ssl()),
     };
     match exchange(&mut stream, |request| cloud.handle(&origin, request)).await {
         Ok(Ending::ResetAfter(_)) => {

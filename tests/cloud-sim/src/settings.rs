@@ -36,6 +36,10 @@ pub(crate) struct Settings {
     pub(crate) module_limit: usize,
     /// What becomes of `managedBy` when a PUT does not name it.
     pub(crate) managed_by: ManagedBy,
+    /// What DPS gives the hub about a device that is known by its issuer.
+    pub(crate) x509_hub_identity: HubIdentity,
+    /// Whether hubs refuse certificates that are not valid now.
+    pub(crate) check_validity: bool,
     /// Entries of the request log at most; older ones are dropped.
     pub(crate) log_limit: usize,
 }
@@ -72,6 +76,8 @@ impl Default for Settings {
             unknown_device_status: 401,
             module_limit: 50,
             managed_by: ManagedBy::Replace,
+            x509_hub_identity: HubIdentity::Thumbprint,
+            check_validity: true,
             log_limit: 20_000,
         }
     }
@@ -165,6 +171,16 @@ pub(crate) enum ManagedBy {
     Replace,
     /// It stays.
     Keep,
+}
+
+/// What a hub learns about a device whose certificate's issuer is enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum HubIdentity {
+    /// The certificate's thumbprint: after a renewal the device must register again.
+    Thumbprint,
+    /// That any certificate of a CA the hub trusts will do.
+    Ca,
 }
 
 #[cfg(test)]

@@ -8,14 +8,13 @@ use openssl::{
     hash::MessageDigest,
     nid::Nid,
     pkey::{PKey, Private},
-    ssl::{SslAcceptor, SslMethod, SslRef, SslVerifyMode, SslVersion},
+    ssl::{SslAcceptor, SslMethod, SslOptions, SslVerifyMode, SslVersion},
     x509::{
         X509, X509Builder, X509Name,
         extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName},
     },
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::{fs, io, net::IpAddr, os::unix::fs::OpenOptionsExt, path::Path};
 
 /// How a listener does TLS.
@@ -30,6 +29,10 @@ pub(crate) struct TlsMode {
     pub(crate) abort: bool,
     /// Do not ask for a client certificate.
     pub(crate) no_client_certificate: bool,
+    /// End the handshake with an alert when the client shows none.
+    pub(crate) require_client_certificate: bool,
+    /// End the handshake with an alert when the client shows one.
+    pub(crate) refuse_client_certificate: bool,
 }
 
 /// The certificate that a listener shows.
@@ -120,9 +123,14 @@ impl Authority {
         builder.set_min_proto_version(Some(versions.0))?;
         builder.set_max_proto_version(Some(versions.1))?;
         builder.set_session_id_context(b"aziot-cloud-sim")?;
+        // Sessions stay here: a ticket would forget the client's intermediate certificates.
+        builder.set_options(SslOptions::NO_TICKET);
         if !mode.no_client_certificate {
-            // Asked for, not required, and any is let in: services judge it with the request.
-            builder.set_verify_callback(SslVerifyMode::PEER, |_, _| true);
+            let mut verify = SslVerifyMode::PEER;
+            verify.set(SslVerifyMode::FAIL_IF_NO_PEER_CERT, mode.require_client_certificate);
+            // Any is let in: services judge it with the request.
+            let let_in = !mode.refuse_client_certificate;
+            builder.set_verify_callback(verify, move |_, _| let_in);
         }
         Ok(builder.build())
     }
@@ -151,25 +159,6 @@ impl Authority {
         builder.sign(&self.key, MessageDigest::sha256())?;
         Ok((builder.build(), key))
     }
-}
-
-/// The facts of the client's certificate, if it showed one.
-#[must_use]
-pub(crate) fn client_certificate(ssl: &SslRef) -> Option<Value> {
-    let leaf = ssl.peer_certificate()?;
-    let common_name = leaf.subject_name().entries_by_nid(Nid::COMMONNAME).next();
-    let common_name = common_name.and_then(|entry| entry.data().to_string().ok());
-    let thumbprint = |digest| Some(hex(&leaf.digest(digest).ok()?));
-    Some(json!({
-        "common_name": common_name,
-        "sha1": thumbprint(MessageDigest::sha1()),
-        "sha256": thumbprint(MessageDigest::sha256()),
-        "chain_length": ssl.peer_cert_chain().map(openssl::stack::StackRef::len),
-    }))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn new_key() -> Result<PKey<Private>, ErrorStack> {

@@ -5,6 +5,7 @@ use crate::{
     dps::{Enrollment, Operation, Reassignment, Registration},
     hub::Hub,
     settings::Settings,
+    trust::CaCertificates,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +22,9 @@ pub(crate) struct World {
     /// Enrolment groups by id.
     #[serde(default)]
     pub(crate) enrollment_groups: BTreeMap<String, Enrollment>,
+    /// The operator's CA certificates by name.
+    #[serde(default)]
+    pub(crate) certificates: CaCertificates,
     /// Registrations by registration id in lower case.
     #[serde(default)]
     pub(crate) registrations: BTreeMap<String, Registration>,
@@ -49,6 +53,7 @@ impl World {
             scope: scope.to_owned(),
             enrollments: BTreeMap::new(),
             enrollment_groups: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             registrations: BTreeMap::new(),
             reassignments: BTreeMap::new(),
             operations: BTreeMap::new(),

@@ -19,11 +19,19 @@ struct DeviceSpec {
     secondary_key: Option<Key>,
     enabled: bool,
     iot_edge: bool,
+    /// Instead of keys.
+    authentication: Option<Authentication>,
 }
 
 impl Default for DeviceSpec {
     fn default() -> DeviceSpec {
-        DeviceSpec { primary_key: None, secondary_key: None, enabled: true, iot_edge: false }
+        DeviceSpec {
+            primary_key: None,
+            secondary_key: None,
+            enabled: true,
+            iot_edge: false,
+            authentication: None,
+        }
     }
 }
 
@@ -52,7 +60,7 @@ pub(super) fn serve(state: &mut State, verb: &str, hub: &str, path: &[&str], req
         }
         ("PUT", [id]) if !legal(id) => Err((400, format!("{id} is no device id"))),
         ("PUT", [id]) => {
-            put(hub, id, body(request)?, dice);
+            put(hub, id, body(request)?, dice)?;
             hub.devices.get(*id).map(|device| (200, show(hub, device))).ok_or_else(|| not_found("device", id))
         }
         ("DELETE", [id]) => match hub.devices.remove(*id) {
@@ -81,32 +89,35 @@ fn serve_module(device: &mut Device, verb: &str, id: &str, dice: &mut Dice, requ
 }
 
 /// Create the device, or give the existing one other keys; its modules and generation id stay.
-fn put(hub: &mut Hub, id: &str, spec: DeviceSpec, dice: &mut Dice) {
-    let DeviceSpec { primary_key, secondary_key, enabled, iot_edge } = spec;
+fn put(hub: &mut Hub, id: &str, spec: DeviceSpec, dice: &mut Dice) -> Result<(), Refusal> {
+    let DeviceSpec { primary_key, secondary_key, enabled, iot_edge, authentication } = spec;
     let old = hub.devices.get(id).map(|device| device.authentication.keys()).unwrap_or_default();
     let keys = KeyPair {
         primary_key: primary_key.or(old.primary_key),
         secondary_key: secondary_key.or(old.secondary_key),
     };
-    let authentication = Authentication::sas(keys.or_generate(|| dice.key()));
+    let authentication = match authentication {
+        Some(other) => other.or_generate(dice),
+        None => Authentication::sas(keys.or_generate(|| dice.key())),
+    };
+    authentication.check().map_err(|err| (400, err.message))?;
     let new = || Device::new(id, authentication.clone(), iot_edge, dice);
     let device = hub.devices.entry(id.to_owned()).or_insert_with(new);
     device.authentication = authentication;
     device.enabled = enabled;
+    Ok(())
 }
 
 fn show(hub: &Hub, device: &Device) -> Value {
     let mut shown = json!(device);
     let keys = device.authentication.keys();
-    if let (AuthenticationKind::Sas, Some(key)) = (device.authentication.kind, keys.primary_key) {
-        let text = format!(
-            "HostName={};DeviceId={};SharedAccessKey={}",
-            hub.name,
-            device.device_id,
-            key.to_base64()
-        );
-        shown["connectionString"] = text.into();
-    }
+    let secret = match (device.authentication.kind, keys.primary_key) {
+        (AuthenticationKind::Sas, Some(key)) => format!("SharedAccessKey={}", key.to_base64()),
+        (AuthenticationKind::Sas | AuthenticationKind::None, _) => return shown,
+        _ => "x509=true".to_owned(),
+    };
+    shown["connectionString"] =
+        format!("HostName={};DeviceId={};{secret}", hub.name, device.device_id).into();
     shown
 }
 

@@ -3,7 +3,7 @@
 use super::{Answered, Refusal, body, method, not_found};
 use crate::{
     cloud::State,
-    dps::{Enrollment, Reassignment, legal},
+    dps::{AttestationKind, Enrollment, Reassignment, legal},
     http::Request,
 };
 use serde_json::{Value, json};
@@ -94,6 +94,15 @@ fn check(state: &State, mut text: Value, member: &str, id: &str) -> Result<Enrol
         serde_json::from_value(text).map_err(|err| (400, format!("the enrolment: {err}")))?;
     if enrollment.registration_id.is_some() == enrollment.enrollment_group_id.is_some() {
         return Err((400, "an enrolment is either a device's or a group's".to_owned()));
+    }
+    let of_group = enrollment.enrollment_group_id.is_some();
+    match (enrollment.attestation.kind, &enrollment.attestation.x509) {
+        (AttestationKind::X509, Some(x509)) => {
+            x509.check(of_group, &state.world.certificates).map_err(|err| (400, err))?;
+        }
+        (AttestationKind::X509, None) => return Err((400, "the attestation has no x509".to_owned())),
+        (_, Some(_)) => return Err((400, "x509 belongs to the attestation type x509".to_owned())),
+        (_, None) => {}
     }
     let hubs = enrollment.iot_hub_host_name.iter();
     known_hubs(state, hubs.chain(enrollment.iot_hubs.iter().flatten()))?;

@@ -2,6 +2,7 @@
 //!
 //! Azure's own shapes are in camelCase as there; what only a simulator has is in snake_case.
 
+mod certificates;
 mod control;
 mod devices;
 mod enrollments;
@@ -60,6 +61,7 @@ impl Admin {
             (method, ["registrations", rest @ ..]) => {
                 enrollments::registration(&mut state, method, rest, request)
             }
+            (method, ["certificates", rest @ ..]) => certificates::serve(&mut state, method, rest, request),
             (method, ["devices", hub, rest @ ..]) => devices::serve(&mut state, method, hub, rest, request),
             ("POST", ["forget"]) => Ok(control::forget(&mut state)),
 
@@ -113,6 +115,7 @@ const ENDPOINTS: &[&str] = &[
     "GET, PUT, DELETE /enrollments[/{registrationId}]",
     "GET, PUT, DELETE /enrollmentGroups[/{enrollmentGroupId}]",
     "GET /enrollmentGroups/{enrollmentGroupId}/keys/{registrationId}",
+    "GET, PUT, DELETE /certificates[/{name}]",
     "GET, DELETE /registrations[/{registrationId}]",
     "POST /registrations/{registrationId}/reassign",
     "GET, PUT, DELETE /devices/{hub name or number}[/{deviceId}]",

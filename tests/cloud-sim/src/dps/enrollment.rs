@@ -2,6 +2,7 @@
 //!
 //! It does not know registrations or hubs; which device may use an enrolment is decided in `attestation`.
 
+use super::x509::X509Attestation;
 use crate::{clock::iso, dice::Dice, keys::KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -70,8 +71,11 @@ pub(crate) struct Attestation {
     #[serde(rename = "type")]
     pub(crate) kind: AttestationKind,
     /// The device's keys, or those from which a group's device keys are derived.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "KeyPair::is_empty")]
     pub(crate) symmetric_key: KeyPair,
+    /// The certificates, or their issuers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) x509: Option<X509Attestation>,
 }
 
 /// The kinds of attestation that this simulator can check.
@@ -80,6 +84,8 @@ pub(crate) struct Attestation {
 pub(crate) enum AttestationKind {
     /// A SAS token made with a shared key.
     SymmetricKey,
+    /// A client certificate.
+    X509,
 }
 
 /// What the device identity is to be.
@@ -155,11 +161,13 @@ impl Enrollment {
     /// The enrolment as stored: missing keys generated (or kept from `old`), read-only members filled in.
     #[must_use]
     pub(crate) fn stored(mut self, old: Option<&Enrollment>, dice: &mut Dice, now_ms: i64) -> Enrollment {
-        let old_keys = old.map(|old| old.attestation.symmetric_key.clone()).unwrap_or_default();
-        let keys = &mut self.attestation.symmetric_key;
-        keys.primary_key = keys.primary_key.take().or(old_keys.primary_key);
-        keys.secondary_key = keys.secondary_key.take().or(old_keys.secondary_key);
-        *keys = std::mem::take(keys).or_generate(|| dice.key());
+        if self.attestation.kind == AttestationKind::SymmetricKey {
+            let old_keys = old.map(|old| old.attestation.symmetric_key.clone()).unwrap_or_default();
+            let keys = &mut self.attestation.symmetric_key;
+            keys.primary_key = keys.primary_key.take().or(old_keys.primary_key);
+            keys.secondary_key = keys.secondary_key.take().or(old_keys.secondary_key);
+            *keys = std::mem::take(keys).or_generate(|| dice.key());
+        }
         self.created_date_time_utc = old.map_or_else(|| iso(now_ms), |old| old.created_date_time_utc.clone());
         self.last_updated_date_time_utc = iso(now_ms);
         self.etag = format!("\"{}\"", dice.etag());

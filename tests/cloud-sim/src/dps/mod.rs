@@ -6,13 +6,15 @@ mod attestation;
 mod enrollment;
 mod error;
 mod registration;
+mod x509;
 
-pub(crate) use enrollment::{Enrollment, ProvisioningStatus};
+pub(crate) use enrollment::{AttestationKind, Enrollment, ProvisioningStatus};
 pub(crate) use error::DpsError;
 pub(crate) use registration::{Operation, Reassignment, Registration};
 
 use crate::{
     answer::Answer,
+    call::Call,
     http::{Reply, Request},
     route::{Registrant, Route},
     world::World,
@@ -20,38 +22,40 @@ use crate::{
 use serde_json::Value;
 
 /// Answer a request to DPS.
-pub(crate) fn serve(world: &mut World, request: &Request, route: &Route, now_ms: i64) -> Answer {
+pub(crate) fn serve(world: &mut World, call: &Call<'_>, route: &Route) -> Answer {
     let mut notes = Vec::new();
-    match dispatch(world, request, route, now_ms, &mut notes) {
+    match dispatch(world, call, route, &mut notes) {
         Ok(reply) => Answer { reply: reply.with("x-ms-request-id", world.dice.uuid()), refused: None, notes },
-        Err(err) => Answer { reply: err.reply(now_ms, &mut world.dice), refused: Some(err.message), notes },
+        Err(err) => {
+            Answer { reply: err.reply(call.now_ms, &mut world.dice), refused: Some(err.message), notes }
+        }
     }
 }
 
 fn dispatch(
     world: &mut World,
-    request: &Request,
+    call: &Call<'_>,
     route: &Route,
-    now_ms: i64,
     notes: &mut Vec<String>,
 ) -> Result<Reply, DpsError> {
+    let Call { request, now_ms, .. } = *call;
     check_version(request)?;
     match (route, request.method.as_str()) {
         (Route::Register(who), "PUT") => {
             let body = check(world, request, who)?;
             let payload = body.get("payload").cloned();
-            let proof = attestation::prove(world, request, who, now_ms, true, notes)?;
+            let proof = attestation::prove(world, call, who, true, notes)?;
             Ok(registration::start(world, who, proof, payload, now_ms))
         }
         (Route::Operation(who, operation), "GET") => {
             check_registrant(world, who)?;
             let strict = world.settings.reject_expired_at_polls;
-            attestation::prove(world, request, who, now_ms, strict, notes)?;
+            attestation::prove(world, call, who, strict, notes)?;
             registration::poll(world, who, operation, now_ms)
         }
         (Route::Registration(who), "POST") => {
             check(world, request, who)?;
-            attestation::prove(world, request, who, now_ms, true, notes)?;
+            attestation::prove(world, call, who, true, notes)?;
             registration::look_up(world, who)
         }
         (Route::Register(_) | Route::Operation(..) | Route::Registration(_), method) => {

@@ -12,7 +12,6 @@ use crate::{
     clock::iso,
     http::Reply,
     hub::{Authentication, Device},
-    keys::KeyPair,
     route::Registrant,
     world::World,
 };
@@ -51,6 +50,9 @@ pub(crate) struct Registration {
     /// The group whose key was used, if any: `{"enrollmentGroupId": "…"}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) symmetric_key: Option<Value>,
+    /// The certificates, and the group if any, that admitted the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) x509: Option<Value>,
     /// What the allocation returns to the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) payload: Option<Value>,
@@ -69,7 +71,10 @@ pub(crate) struct Operation {
     /// The enrolment that admitted the device.
     pub(crate) admitted_by: AdmittedBy,
     /// What the device's identity at the hub gets.
-    pub(crate) device_keys: KeyPair,
+    pub(crate) authentication: Authentication,
+    /// By which certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) x509: Option<Value>,
     /// Of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) payload: Option<Value>,
@@ -105,7 +110,8 @@ pub(super) fn start(
         started_ms: now_ms,
         polls_left: world.settings.assigning_polls,
         admitted_by: proof.admitted_by,
-        device_keys: proof.device_keys,
+        authentication: proof.authentication,
+        x509: proof.x509,
         payload,
         registration: None,
     };
@@ -179,9 +185,10 @@ fn finish(world: &mut World, id: &str, operation: &Operation, now_ms: i64) -> Re
         last_updated_date_time_utc: iso(now_ms),
         etag: world.dice.etag(),
         symmetric_key: match &operation.admitted_by {
-            AdmittedBy::Individual => None,
-            AdmittedBy::Group(name) => Some(json!({"enrollmentGroupId": name})),
+            AdmittedBy::Group(name) if operation.x509.is_none() => Some(json!({"enrollmentGroupId": name})),
+            _ => None,
         },
+        x509: operation.x509.clone(),
         payload: None,
     };
     match assign(world, operation, previous.as_ref()) {
@@ -302,11 +309,11 @@ fn allocate(world: &World, enrollment: &Enrollment, registration_id: &str) -> St
     candidates.get(at).cloned().unwrap_or_default()
 }
 
-/// See that the hub has the device, with the keys of the enrolment.
+/// See that the hub has the device, with what the enrolment gives it to prove itself.
 fn place(world: &mut World, hub: &str, device_id: &str, operation: &Operation, iot_edge: bool) {
     let mut dice = world.dice.clone();
     if let Some(hub) = world.hub_mut(hub) {
-        let authentication = Authentication::sas(operation.device_keys.clone());
+        let authentication = operation.authentication.clone();
         let new = || Device::new(device_id, authentication.clone(), iot_edge, &mut dice);
         let device = hub.devices.entry(device_id.to_owned()).or_insert_with(new);
         device.authentication = authentication;

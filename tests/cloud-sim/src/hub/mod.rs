@@ -1,6 +1,6 @@
 //! The part of IoT Hub that devices use over HTTP: their modules, and events as a proof of keys.
 //!
-//! Which token may do what is decided in `access`, the rules of the registry in `registry`.
+//! Which token or certificate may do what is decided in `access`, the rules of the registry in `registry`.
 
 mod access;
 mod error;
@@ -11,12 +11,14 @@ pub(crate) use registry::{Authentication, AuthenticationKind, Device, Hub, Modul
 
 use crate::{
     answer::Answer,
+    call::Call,
     http::{Reply, Request},
     route::Route,
     settings::ErrorStyle,
+    trust::anchors,
     world::World,
 };
-use access::{Identity, admit};
+use access::{Identity, Rules, admit};
 use serde_json::Value;
 
 /// Answer a request to the hub at position `hub`, with errors in `style`.
@@ -24,59 +26,62 @@ pub(crate) fn serve(
     world: &mut World,
     hub: usize,
     style: ErrorStyle,
-    request: &Request,
+    call: &Call<'_>,
     route: &Route,
-    now_ms: i64,
 ) -> Answer {
     let mut notes = Vec::new();
-    match dispatch(world, hub, request, route, now_ms, &mut notes) {
+    match dispatch(world, hub, call, route, &mut notes) {
         Ok(reply) => Answer { reply, refused: None, notes },
-        Err(err) => {
-            Answer { reply: err.reply(style, now_ms, &mut world.dice), refused: Some(err.message), notes }
-        }
+        Err(err) => Answer {
+            reply: err.reply(style, call.now_ms, &mut world.dice),
+            refused: Some(err.message),
+            notes,
+        },
     }
 }
 
 fn dispatch(
     world: &mut World,
     hub: usize,
-    request: &Request,
+    call: &Call<'_>,
     route: &Route,
-    now_ms: i64,
     notes: &mut Vec<String>,
 ) -> Result<Reply, HubError> {
+    let request = call.request;
     check_version(request)?;
-    let World { hubs, settings, dice, .. } = world;
+    let World { hubs, settings, dice, certificates, .. } = world;
+    let settings = &*settings;
+    let rules = Rules { settings, anchors: anchors(certificates) };
     let unknown =
         || HubError { status: 404, ..HubError::argument(&format!("there is nothing at {}", request.path())) };
     let hub = hubs.get_mut(hub).ok_or_else(unknown)?;
     let if_match = request.header("if-match");
     match (route, request.method.as_str()) {
         (Route::Modules(device), "GET") => {
-            let device = admit(hub, settings, request, &Identity::Device(device), now_ms, notes)?;
+            let device = admit(hub, &rules, call, &Identity::Device(device), notes)?;
             let modules: Vec<Value> = device.modules.values().map(Module::to_json).collect();
             Ok(Reply::json(200, &Value::Array(modules)))
         }
         (Route::Module(device, module), "GET") => {
-            let device = admit(hub, settings, request, &Identity::ModuleOf(device, module), now_ms, notes)?;
+            let device = admit(hub, &rules, call, &Identity::ModuleOf(device, module), notes)?;
             Ok(reply_module(200, device.module(module)?))
         }
         (Route::Module(device, module), "PUT") => {
-            let device = admit(hub, settings, request, &Identity::ModuleOf(device, module), now_ms, notes)?;
+            let device = admit(hub, &rules, call, &Identity::ModuleOf(device, module), notes)?;
             let (module, new) = device.put(module, spec(request)?, if_match, settings, dice)?;
             Ok(reply_module(if new { settings.put_status } else { 200 }, &module))
         }
         (Route::Module(device, module), "DELETE") => {
-            let device = admit(hub, settings, request, &Identity::ModuleOf(device, module), now_ms, notes)?;
+            let device = admit(hub, &rules, call, &Identity::ModuleOf(device, module), notes)?;
             device.delete(module, if_match)?;
             Ok(Reply::empty(settings.delete_status))
         }
         (Route::DeviceEvents(device), "POST") => {
-            admit(hub, settings, request, &Identity::Device(device), now_ms, notes)?;
+            admit(hub, &rules, call, &Identity::Device(device), notes)?;
             Ok(Reply::empty(204))
         }
         (Route::ModuleEvents(device, module), "POST") => {
-            admit(hub, settings, request, &Identity::Module(device, module), now_ms, notes)?;
+            admit(hub, &rules, call, &Identity::Module(device, module), notes)?;
             Ok(Reply::empty(204))
         }
         (

@@ -169,6 +169,7 @@ impl Device {
         if (spec.module_id.as_str(), spec.device_id.as_str()) != (id, self.device_id.as_str()) {
             return Err(HubError::argument("the ids in the body are not those of the URL"));
         }
+        spec.authentication.iter().try_for_each(Authentication::check)?;
         let full = self.modules.len() >= rules.module_limit;
         match (self.modules.get_mut(id), if_match) {
             (Some(_), None) => Err(HubError::module_exists(&self.device_id, id)),
@@ -254,6 +255,47 @@ impl Authentication {
         Authentication { symmetric_key: Some(keys), x509_thumbprint: None, kind: AuthenticationKind::Sas }
     }
 
+    /// Authentication by these thumbprints.
+    #[must_use]
+    pub(crate) fn self_signed(primary: String, secondary: Option<String>) -> Authentication {
+        let thumbprints = Thumbprints { primary_thumbprint: Some(primary), secondary_thumbprint: secondary };
+        let kind = AuthenticationKind::SelfSigned;
+        Authentication { symmetric_key: None, x509_thumbprint: Some(thumbprints), kind }
+    }
+
+    /// Authentication by a certificate of any CA that the hub trusts.
+    #[must_use]
+    pub(crate) fn certificate_authority() -> Authentication {
+        Authentication { kind: AuthenticationKind::CertificateAuthority, ..Authentication::default() }
+    }
+
+    /// Whether an identity can be this.
+    ///
+    /// # Errors
+    /// `ArgumentInvalid` for thumbprints that are none, or missing where they are needed.
+    pub(crate) fn check(&self) -> Result<(), HubError> {
+        let named = self.thumbprints();
+        if let Some((_, odd)) = named.iter().find(|(_, text)| !is_thumbprint(text)) {
+            return Err(HubError::argument(&format!("{odd} is no thumbprint")));
+        }
+        match self.kind {
+            AuthenticationKind::X509 | AuthenticationKind::SelfSigned if named.is_empty() => {
+                Err(HubError::argument("there is no thumbprint"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The thumbprints there are.
+    #[must_use]
+    pub(crate) fn thumbprints(&self) -> Vec<(&'static str, &str)> {
+        let Some(Thumbprints { primary_thumbprint, secondary_thumbprint }) = &self.x509_thumbprint else {
+            return Vec::new();
+        };
+        let both = [("primary", primary_thumbprint), ("secondary", secondary_thumbprint)];
+        both.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?))).collect()
+    }
+
     /// This with absent keys generated, if it is a kind that has keys.
     #[must_use]
     pub(crate) fn or_generate(self, dice: &mut Dice) -> Authentication {
@@ -278,6 +320,12 @@ impl Authentication {
 pub(crate) fn legal(id: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-.+%_#*?!(),:=@$'".contains(c);
     (1..=128).contains(&id.len()) && id.chars().all(allowed)
+}
+
+/// SHA-1 or SHA-256 in hex, perhaps with colons.
+fn is_thumbprint(text: &str) -> bool {
+    let digits = text.bytes().filter(|byte| *byte != b':');
+    matches!(digits.clone().count(), 40 | 64) && digits.clone().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// `*`, or the etag with or without quotes.
