@@ -90,6 +90,14 @@ fn common_17_decided_the_main_file_may_come_later_and_be_replaced_again_and_agai
     }
 }
 
+#[test]
+fn common_17_decided_a_hangup_signal_reads_the_files_again() {
+    let mut keyd = Setup::new(&KEYD).start();
+    keyd.signal(rustix::process::Signal::HUP);
+    keyd.wait_for_log(BOUND, |line| line.contains("configuration is in force"));
+    assert!(keyd.is_running());
+}
+
 /// Access must change to `allowed` within the time that upstream needs at most.
 #[track_caller]
 fn eventually(keyd: &Daemon, uid: u32, id: &str, allowed: bool) {

@@ -55,24 +55,20 @@ fn keys_50_what_is_missing_is_created_in_place() {
 
 /// Renewal of certificates replaces preloaded keys in this way (keys-service 4.3, 9.9).
 #[test]
-fn keys_48_49_preloaded_files_are_moved_and_deleted_like_others() {
+fn keys_48_49_decided_delete_and_move_never_touch_a_preloaded_file() {
     let setup = Setup::new(&KEYD);
     let file = setup.directory().join("id.pem");
     let keyd = setup.config(&format!("[preloaded_keys]\nid = 'file://{}'\n", file.display())).start();
     let client = keyd.client();
-    client.create_pair("id", "ec-p256");
-    let public = client.public_key(&client.create_pair("id-temp", "ec-p256"));
-    client.post("/keypair/id", &json!({ "from": "id-temp" })).expect(204);
-    assert_eq!(
-        openssl(&["pkey", "-pubout"], &fs::read(&file).unwrap()),
-        public,
-        "the preloaded file has the new pair"
-    );
-    client.post("/keypair/ordinary", &json!({ "from": "id" })).expect(204);
-    assert!(!file.exists());
-    let made = client.create_pair("id", "ec-p256");
-    client.delete("/keypair", Some(&by_handle(&made))).expect(204);
-    assert!(!file.exists());
+    let pair = client.create_pair("id", "ec-p256");
+    let before = fs::read(&file).unwrap();
+    client.create_pair("other", "ec-p256");
+    client.post("/keypair/id", &json!({ "from": "other" })).expect(400);
+    client.post("/keypair/other", &json!({ "from": "id" })).expect(400);
+    client.delete("/keypair", Some(&by_handle(&pair))).expect(400);
+    assert_eq!(fs::read(&file).unwrap(), before);
+    client.ecdsa(&client.load_pair("id"), &[7; 32]);
+    client.load_pair("other");
 }
 
 #[test]
