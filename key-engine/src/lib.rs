@@ -28,6 +28,7 @@ use openssl::pkey::{PKey, Private};
 use zeroize::Zeroizing;
 
 pub use error::{Error, REASONS};
+pub use http_common::chain;
 pub use settings::{Overrides, Settings};
 pub use uri::{KeyName, KeyUri};
 

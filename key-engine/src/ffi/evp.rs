@@ -50,6 +50,10 @@ owned! {
     LibCtx, sys::OSSL_LIB_CTX, sys::OSSL_LIB_CTX_free
 }
 owned! {
+    /// A provider, loaded.
+    OsslProvider, sys::OSSL_PROVIDER, sys::OSSL_PROVIDER_unload
+}
+owned! {
     /// A digest algorithm.
     Md, sys::EVP_MD, sys::EVP_MD_free
 }
@@ -70,6 +74,13 @@ impl LibCtx {
     pub(super) fn new() -> Result<Self, Error> {
         // SAFETY: no precondition.
         Self::owning(unsafe { sys::OSSL_LIB_CTX_new() }, "make a library context")
+    }
+}
+
+impl OsslProvider {
+    pub(super) fn load(lib: &LibCtx, name: &CStr) -> Result<Self, Error> {
+        // SAFETY: the context lives and the name ends.
+        Self::owning(unsafe { sys::OSSL_PROVIDER_load(lib.as_ptr(), name.as_ptr()) }, "load the provider")
     }
 }
 
@@ -174,6 +185,12 @@ impl Pkey {
     pub(super) fn bits(&self) -> usize {
         // SAFETY: the key lives.
         usize::try_from(unsafe { sys::EVP_PKEY_get_bits(self.as_ptr()) }).unwrap_or_default()
+    }
+
+    /// Changes the key, which nobody else may have yet.
+    pub(super) fn set(&self, mut params: Built) -> Result<(), Error> {
+        // SAFETY: the key lives, the array is complete.
+        done(unsafe { sys::EVP_PKEY_set_params(self.as_ptr(), params.as_mut_ptr()) }, "change the key")
     }
 
     /// A copy that shares nothing, to be changed.

@@ -76,6 +76,10 @@ impl KeyData {
         let kind = Kind::of(remote.public());
         let key =
             Pkey::from_data(&provider.lib, kind.name(), SELECT_PUBLIC | SELECT_DOMAIN, params.finish())?;
+        if kind == Kind::Ec {
+            // keyd gives compressed points; a key that keeps to that form is refused by TLS 1.2.
+            key.set(Builder::default().text(c"point-format", "uncompressed").finish())?;
+        }
         let parts = SELECT_PUBLIC | SELECT_DOMAIN;
         Ok(Self { provider, kind, key: Some(key), parts, remote: (!public_only).then_some(remote) })
     }

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "this is the border to OpenSSL; see the module's documentation")]
 
 mod asym_cipher;
+mod capabilities;
 mod core;
 mod decoder;
 mod evp;

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http_common::chain;
 
+use super::capabilities::get_capabilities;
 use super::core::Core;
-use super::evp::LibCtx;
+use super::evp::{LibCtx, OsslProvider};
 use super::params::{self, END, entry};
 use super::sys::{
     Algorithm, CoreHandle, Dispatch, Item, OP_ASYM_CIPHER, OP_DECODER, OP_KEYMGMT, OP_SIGNATURE, OP_STORE,
@@ -28,6 +29,8 @@ use crate::settings::{Overrides, Settings};
 #[derive(Debug)]
 pub(super) struct Provider {
     core: Core,
+    /// OpenSSL's own provider in `lib`, which must go first.
+    pub(super) default: OsslProvider,
     /// The private library context.
     pub(super) lib: LibCtx,
     pub(super) keyd: Arc<Keyd>,
@@ -107,11 +110,13 @@ impl Provider {
             let Settings { socket, limit, debug } = settings?;
             let mut secret = [0; 32];
             getrandom::fill(&mut secret).map_err(|_| Error::Refused("no random bytes from the system"))?;
-            Ok((LibCtx::new()?, Keyd::new(socket, limit), debug, secret))
+            let lib = LibCtx::new()?;
+            let default = OsslProvider::load(&lib, c"default")?;
+            Ok((default, lib, Keyd::new(socket, limit), debug, secret))
         };
         match start() {
-            Ok((lib, keyd, debug, secret)) => {
-                Some(Arc::new(Self { core, lib, keyd: Arc::new(keyd), debug, secret, is_builtin }))
+            Ok((default, lib, keyd, debug, secret)) => {
+                Some(Arc::new(Self { core, default, lib, keyd: Arc::new(keyd), debug, secret, is_builtin }))
             }
             Err(error) => {
                 raise(&core, &error);
@@ -273,12 +278,13 @@ pub fn environment(name: &CStr) -> Option<String> {
     OsString::from_vec(value.to_bytes().to_vec()).into_string().ok().filter(|value| !value.is_empty())
 }
 
-static FUNCTIONS: [Dispatch; 6] = [
+static FUNCTIONS: [Dispatch; 7] = [
     Dispatch { id: 1024, function: teardown as *const () },
     Dispatch { id: 1025, function: gettable_params as *const () },
     Dispatch { id: 1026, function: get_params as *const () },
     Dispatch { id: 1027, function: query_operation as *const () },
     Dispatch { id: 1029, function: reason_strings as *const () },
+    Dispatch { id: 1030, function: get_capabilities as *const () },
     END_OF_TABLE,
 ];
 

@@ -3,11 +3,11 @@
 
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
 
-pub(super) use openssl_sys::{EVP_MD, EVP_MD_CTX, EVP_PKEY, EVP_PKEY_CTX, OSSL_LIB_CTX};
+pub(super) use openssl_sys::{EVP_MD, EVP_MD_CTX, EVP_PKEY, EVP_PKEY_CTX, OSSL_LIB_CTX, OSSL_PROVIDER};
 pub(super) use openssl_sys::{
     EVP_MD_CTX_free, EVP_MD_CTX_new, EVP_MD_free, EVP_PKEY_CTX_free, EVP_PKEY_free,
 };
-pub(super) use openssl_sys::{OSSL_LIB_CTX_free, OSSL_LIB_CTX_new, OSSL_PROVIDER_load};
+pub(super) use openssl_sys::{OSSL_LIB_CTX_free, OSSL_LIB_CTX_new, OSSL_PROVIDER_load, OSSL_PROVIDER_unload};
 
 /// `OSSL_PARAM`: one named value, in an array that ends with a null name.
 #[repr(C)]
@@ -198,6 +198,13 @@ unsafe extern "C" {
         lib: *mut OSSL_LIB_CTX,
         name: *const c_char,
         init: Option<ProviderInit>,
+    ) -> c_int;
+
+    pub(super) fn OSSL_PROVIDER_get_capabilities(
+        provider: *const OSSL_PROVIDER,
+        capability: *const c_char,
+        callback: Option<Callback>,
+        argument: *mut c_void,
     ) -> c_int;
 
     /// getenv(3) that finds nothing in a set-uid program.

@@ -1,0 +1,127 @@
+//! What the engine does, without OpenSSL's types: which keyd, which key, which operation.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use key_engine::padding::{Hash, unpad_oaep, unpad_pkcs1};
+use key_engine::remote::{Keyd, RemoteKey, RsaOperation};
+use key_engine::{Error, KeyName, KeyUri, Overrides, Settings};
+use zeroize::Zeroizing;
+
+/// The keyd of this process, with the settings of the moment.
+pub(crate) fn keyd() -> Result<Arc<Keyd>, Error> {
+    let mut state = state();
+    if let Some(keyd) = &state.keyd {
+        return Ok(keyd.clone());
+    }
+    let environment =
+        Overrides { socket: key_engine::ffi::environment(c"AZIOT_KEYD_SOCKET"), ..Overrides::default() };
+    let Settings { socket, limit, .. } = state.settings.clone().with(environment)?;
+    let keyd = Arc::new(Keyd::new(socket, limit));
+    state.keyd = Some(keyd.clone());
+    Ok(keyd)
+}
+
+/// Changes the settings for keys that are loaded from now on.
+pub(crate) fn configure(overrides: Overrides) -> Result<(), Error> {
+    let mut state = state();
+    state.settings = state.settings.clone().with(overrides)?;
+    state.keyd = None;
+    Ok(())
+}
+
+/// The key that `id` names: a handle, verbatim, or an `aziot:` URI.
+pub(crate) fn load(id: &str) -> Result<RemoteKey, Error> {
+    let name = match id {
+        "" => return Err(Error::BadUri("the key id is empty")),
+        uri if uri.starts_with("aziot:") => KeyUri::parse(uri)?.name,
+        handle => KeyName::Handle(Zeroizing::new(handle.to_owned())),
+    };
+    RemoteKey::load(keyd()?, name)
+}
+
+/// `RSA_private_encrypt`: a signature.
+pub(crate) fn private_encrypt(
+    key: &RemoteKey,
+    data: &[u8],
+    padding: i32,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    match padding {
+        PKCS1 => key.rsa(RsaOperation::Pkcs1Sign, data),
+        NONE => key.rsa(RsaOperation::Raw, data),
+        _ => Err(Error::Refused("keyd signs with PKCS #1 v1.5 padding or, padded by the caller, with none")),
+    }
+}
+
+/// `RSA_private_decrypt`.
+pub(crate) fn private_decrypt(
+    key: &RemoteKey,
+    ciphertext: &[u8],
+    padding: i32,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    if !matches!(padding, PKCS1 | NONE | OAEP) {
+        return Err(Error::Refused("keyd's RSA keys decrypt with PKCS #1 v1.5, OAEP or no padding"));
+    }
+    let block = key.rsa(RsaOperation::Raw, ciphertext)?;
+    match padding {
+        PKCS1 => unpad_pkcs1(&Sha256, secret()?, ciphertext, &block),
+        OAEP => unpad_oaep(&Sha1, &Sha1, b"", &block),
+        _ => Ok(block),
+    }
+}
+
+/// Random bytes that stay the same as long as the process runs.
+fn secret() -> Result<&'static [u8; 32], Error> {
+    static SECRET: OnceLock<Option<[u8; 32]>> = OnceLock::new();
+    let random = || {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).is_ok().then_some(bytes)
+    };
+    SECRET.get_or_init(random).as_ref().ok_or(Error::Refused("no random bytes from the system"))
+}
+
+struct State {
+    settings: Settings,
+    keyd: Option<Arc<Keyd>>,
+}
+
+fn state() -> std::sync::MutexGuard<'static, State> {
+    static STATE: OnceLock<Mutex<State>> = OnceLock::new();
+    let state = STATE.get_or_init(|| Mutex::new(State { settings: Settings::default(), keyd: None }));
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Sha256;
+
+impl Hash for Sha256 {
+    fn size(&self) -> usize {
+        32
+    }
+
+    fn digest(&self, parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut hasher = openssl::sha::Sha256::new();
+        parts.iter().for_each(|part| hasher.update(part));
+        Ok(Zeroizing::new(hasher.finish().to_vec()))
+    }
+}
+
+/// What RSA_private_decrypt takes for OAEP.
+struct Sha1;
+
+impl Hash for Sha1 {
+    fn size(&self) -> usize {
+        20
+    }
+
+    fn digest(&self, parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let mut hasher = openssl::sha::Sha1::new();
+        parts.iter().for_each(|part| hasher.update(part));
+        Ok(Zeroizing::new(hasher.finish().to_vec()))
+    }
+}
+
+/// `RSA_PKCS1_PADDING`.
+const PKCS1: i32 = 1;
+/// `RSA_NO_PADDING`.
+const NONE: i32 = 3;
+/// `RSA_PKCS1_OAEP_PADDING`.
+const OAEP: i32 = 4;
