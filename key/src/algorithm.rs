@@ -18,7 +18,7 @@ pub enum Algorithm {
 pub struct Preferences(Vec<Algorithm>);
 
 impl Preferences {
-    /// Reads a `preferredAlgorithms`; absent means [`ANY`]. Unknown elements are dropped; refused if none is left.
+    /// Reads a `preferredAlgorithms`; absent means `*`. Unknown elements are dropped; refused if none is left.
     pub fn parse(list: Option<&str>) -> Result<Self, Error> {
         let mut algorithms = Vec::new();
         for element in list.unwrap_or(ANY).split(':') {
