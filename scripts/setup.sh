@@ -6,7 +6,7 @@ usage() {
     cat <<'END'
 usage: scripts/setup.sh [demo|all]
 
-  demo   what `make demo` needs: a Rust toolchain, a C linker, OpenSSL with headers, curl
+  demo   what `make demo` needs: a C linker, OpenSSL with headers, curl
   all    the same and what the tests call (default)
 
 Debian and Ubuntu: packages are installed with apt-get, through sudo unless you are root.
@@ -24,6 +24,8 @@ curl               command -v curl
 ca-certificates    test -e /etc/ssl/certs/ca-certificates.crt
 '
 readonly TEST_NEEDS='
+libtss2-dev        pkg-config --exists tss2-esys tss2-sys tss2-tctildr
+swtpm              command -v swtpm
 util-linux         command -v setpriv && command -v unshare && command -v prlimit
 systemd            command -v systemd-socket-activate
 strace             command -v strace
@@ -44,7 +46,7 @@ main() {
     esac
     export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
     install_packages "$(missing_packages "$needs")"
-    install_rust
+    require_rust
 }
 
 # The packages of $1 whose test fails, separated by blanks.
@@ -82,11 +84,11 @@ install_packages() {
         apt-get install -q -y --no-install-recommends "${packages[@]}"
 }
 
-# rust-toolchain.toml names the toolchain; rustup fetches it at the first call of cargo.
-install_rust() {
+# Whether there is a Rust toolchain that is new enough; which one to install is the administrator's choice.
+require_rust() {
     if ! command -v cargo >/dev/null; then
-        printf 'Installing the Rust toolchain with rustup, into your home directory\n'
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
+        printf 'Please install a Rust toolchain (rustup is the usual way), then run this again.\n' >&2
+        return 1
     fi
     local wanted have
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
