@@ -122,7 +122,7 @@ impl Identityd {
         let (text, seconds) = (chain(&error), wait.as_secs());
         match self.told.lock().expect("no panic while held").replace(text.clone()) {
             Some(before) if before == text => {
-                tracing::debug!("still not complete, next attempt in {seconds} s: {text}")
+                tracing::debug!("still not complete, next attempt in {seconds} s: {text}");
             }
             _ => tracing::warn!("provisioning is not complete, next attempt in {seconds} s: {text}"),
         }

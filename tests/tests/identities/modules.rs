@@ -204,7 +204,7 @@ fn identity_30_73_what_can_be_no_name_is_refused_here() {
     site.wait_until_settled();
     site.cloud.forget_requests();
     let client = site.client();
-    for id in [" ", "a b", "..", "../../x", "a/b", "é", "a\u{7}", &"x".repeat(129)] {
+    for id in [" ", "a b", "..", "...", "../../x", "a/b", "é", "a\u{7}", &"x".repeat(129)] {
         let path = format!("/identities/modules/{}?type=aziot", segment(id));
         client.get(&path).expect(400);
         client.put(&path, &json!({})).expect(400);
@@ -216,7 +216,7 @@ fn identity_30_73_what_can_be_no_name_is_refused_here() {
     assert_eq!(site.cloud.operations(), "");
     site.cloud.add_module("$edgeAgent");
     site.client().put("/identities/modules/$edgeAgent?type=aziot", &json!({})).expect(200);
-    for id in ["$edgeAgent", "100%", "a?b#c", "x(1)'=@", "..."] {
+    for id in ["$edgeAgent", "100%", "a?b#c", "x(1)'=@"] {
         if id != "$edgeAgent" {
             site.create(id).expect(200);
         }
