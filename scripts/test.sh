@@ -8,6 +8,10 @@ export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 cargo build --locked --workspace --bins
 export AZIOT_BUILT=1
 
+# Journeys wait more than they compute.
+threads=$((3 * $(nproc)))
+export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$threads} RUST_TEST_THREADS=${RUST_TEST_THREADS:-$threads}
+
 if command -v cargo-nextest >/dev/null; then
     cargo test --locked --workspace --doc # nextest does not run the examples in documentation
     cargo nextest run --locked --workspace --no-fail-fast
