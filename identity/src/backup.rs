@@ -31,10 +31,12 @@ pub(crate) struct Record {
 pub(crate) struct Memo {
     /// Of the settings that the record in `device_info` was got with; `None` if upstream got it.
     pub(crate) digest: Option<String>,
-    /// When the cloud may be asked again.
-    pub(crate) backoff: Backoff,
     /// Of the settings that the back-off is about.
     pub(crate) backoff_digest: String,
+    /// Whether a service asked for the pause.
+    pub(crate) asked: bool,
+    /// When the cloud may be asked again.
+    pub(crate) backoff: Backoff,
 }
 
 /// The state directory. All calls block.

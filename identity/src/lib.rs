@@ -28,6 +28,7 @@ mod reconcile;
 mod records;
 mod trust_bundle;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +72,8 @@ pub struct Identityd {
 struct Settings {
     config: Config,
     principals: Principals,
+    /// The modules that must exist at the hub: those of the principals whose names a hub takes.
+    modules: BTreeSet<String>,
 }
 
 impl Daemon for Identityd {
@@ -140,6 +143,8 @@ impl Daemon for Identityd {
         let nothing_to_do = same(&config);
         *self.settings.write().expect("no panic while held") = Arc::new(Settings::new(config));
         if !nothing_to_do {
+            // At once, so that whoever asks for a new module waits for it.
+            self.update(|status| status.phase = Phase::Working);
             // A full queue holds a reason to look already.
             let _ = self.events.try_send(Event::Config);
         }
@@ -148,7 +153,16 @@ impl Daemon for Identityd {
 
 impl Settings {
     fn new(config: Config) -> Self {
-        Self { principals: Principals::new(&config.principal), config }
+        let principals = Principals::new(&config.principal);
+        let mut modules = principals.modules().clone();
+        modules.retain(|name| match ModuleId::parse(name) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!("a [[principal]] gets no module: {error}");
+                false
+            }
+        });
+        Self { config, principals, modules }
     }
 }
 
@@ -173,14 +187,20 @@ impl Identityd {
     /// A client that deployed with upstream takes every refusal of its device identity as "register again", so the request
     /// is held as long as there is hope, up to [`HOLD`]. Some slots of each user stay free for other requests.
     async fn device_or_wait(&self) -> Result<Arc<Device>, Error> {
-        let hopeless = !self.status.borrow().is_pending();
-        if !hopeless && let Ok(_place) = self.waiting.try_acquire() {
-            let mut status = self.status.subscribe();
-            let decided = status.wait_for(|status| !status.is_pending());
-            // Whether it was decided or has taken too long is seen below.
-            let _ = tokio::time::timeout(HOLD, decided).await;
-        }
+        self.wait_while(Status::is_pending).await;
         self.device_now()
+    }
+
+    /// Wait while `what` holds, up to [`HOLD`], unless too many do so already.
+    async fn wait_while(&self, what: impl Fn(&Status) -> bool) {
+        if what(&self.status.borrow())
+            && let Ok(_place) = self.waiting.try_acquire()
+        {
+            let mut status = self.status.subscribe();
+            let ended = status.wait_for(|status| !what(status));
+            // Whether it has ended or taken too long is seen by whoever goes on.
+            let _ = tokio::time::timeout(HOLD, ended).await;
+        }
     }
 
     async fn device_identity(&self) -> Result<Identity, Error> {
@@ -188,8 +208,14 @@ impl Identityd {
         Ok(device.identity(device.credentials.auth().await?))
     }
 
+    /// The identity of a module. One that is about to be made is waited for.
     async fn module_identity(&self, device: &Device, id: &ModuleId) -> Result<Identity, Error> {
-        let prefer_known = self.settings().config.prefer_module_identity_cache;
+        let settings = self.settings();
+        if settings.modules.contains(id.as_str()) && !device.modules.knows(id) {
+            let is_working = |status: &Status| matches!(status.phase, Phase::Working);
+            self.wait_while(is_working).await;
+        }
+        let prefer_known = settings.config.prefer_module_identity_cache;
         let module = device.modules.get(id, prefer_known).await?;
         let Some(generation) = &module.generation_id else {
             return Err(Error::NoGenerationId { id: module.module_id });

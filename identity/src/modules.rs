@@ -66,6 +66,11 @@ impl Modules {
         self.records.all()
     }
 
+    /// Whether the hub need not be asked for the module.
+    pub(crate) fn knows(&self, id: &ModuleId) -> bool {
+        self.records.get(id.as_str()).is_some_and(|known| known.generation_id.is_some())
+    }
+
     /// One module.
     pub(crate) async fn get(
         self: &Arc<Self>,

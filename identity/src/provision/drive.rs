@@ -57,7 +57,8 @@ impl Identityd {
     fn first_round(&self) -> Next {
         let memo = self.memo.lock().expect("no panic while held").clone();
         let now = SystemTime::now();
-        let left = memo.backoff.left(now);
+        let longest = if memo.asked { Duration::MAX } else { UNASKED_PAUSE };
+        let left = memo.backoff.left(now).min(longest);
         if left.is_zero() || memo.backoff_digest != digest(&self.settings().config.provisioning) {
             return Next::Now;
         }
@@ -110,14 +111,15 @@ impl Identityd {
             wait = memo.backoff.failed(now, cause.asked(), fastrand::f64());
             failures = memo.backoff.failures();
             memo.backoff_digest = digest(&settings.config.provisioning);
+            memo.asked = cause.asked().is_some();
         };
         match cause {
             // A service that has answered must not be asked again for a restart; a network that was away may be back.
             Cause::Answered(_) => self.keep_memo(count).await,
-            Cause::Network | Cause::Local => drop(self.with_memo(count)),
+            Cause::Other | Cause::Keyd => drop(self.with_memo(count)),
         }
-        if cause == Cause::Local {
-            wait = wait.min(LOCAL_PAUSE);
+        if cause == Cause::Keyd {
+            wait = wait.min(KEYD_PAUSE);
         }
         let (text, seconds) = (chain(&error), wait.as_secs());
         match self.told.lock().expect("no panic while held").replace(text.clone()) {
@@ -155,18 +157,19 @@ impl Identityd {
 enum Cause {
     /// A service of the cloud has answered, and not what was hoped for.
     Answered(FailureKind),
-    /// The cloud could not be reached.
-    Network,
-    /// Something on this device: keyd, a file.
-    Local,
+    /// keyd could not be reached or gave no token, so that the cloud was not asked.
+    Keyd,
+    /// The network, or anything else.
+    Other,
 }
 
 impl Cause {
     fn of(error: &Error) -> Self {
-        match error.failure_kind() {
-            None | Some(FailureKind::Credential) => Self::Local,
-            Some(FailureKind::Network | FailureKind::Untrusted) => Self::Network,
-            Some(kind) => Self::Answered(kind),
+        match (error, error.failure_kind()) {
+            (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
+            (_, Some(FailureKind::Credential)) => Self::Keyd,
+            (_, None | Some(FailureKind::Network | FailureKind::Untrusted)) => Self::Other,
+            (_, Some(kind)) => Self::Answered(kind),
         }
     }
 
@@ -175,7 +178,7 @@ impl Cause {
         match self {
             Self::Answered(FailureKind::Forbidden) => Some(QUOTA_PAUSE),
             Self::Answered(kind) => kind.retry_after(),
-            Self::Network | Self::Local => None,
+            Self::Keyd | Self::Other => None,
         }
     }
 }
@@ -194,8 +197,10 @@ fn after_event(next: Next, event: Event, looked: tokio::time::Instant, now: toki
 
 /// The least pause after 403, which usually is about a quota.
 const QUOTA_PAUSE: Duration = Duration::from_secs(10 * 60);
-/// The longest pause after a failure on this device.
-const LOCAL_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause after a failure of keyd, whom it costs little to ask.
+const KEYD_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause that outlasts a restart although no service has asked for it: somebody may have set things right.
+const UNASKED_PAUSE: Duration = Duration::from_secs(60);
 /// The least time between two looks because of doubts.
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 

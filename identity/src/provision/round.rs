@@ -13,7 +13,7 @@ use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
 use crate::backup::Record;
 use crate::credentials::DeviceCredentials;
-use crate::device::Device;
+use crate::device::{Device, Phase};
 use crate::modules::Modules;
 use crate::reconcile::{self, Mode};
 use crate::records::Records;
@@ -63,14 +63,19 @@ impl Identityd {
             return result;
         }
         let settings = self.settings();
+        let phase = self.status.borrow().phase.clone();
+        self.update(|status| status.phase = Phase::Working);
         let result = self.reprovision_alone(&settings).await;
         let event = match &result {
-            Ok(()) => Event::Settled,
-            Err(_) => Event::Failed,
+            Ok(()) => {
+                self.settled().await;
+                Event::Settled
+            }
+            Err(_) => {
+                self.update(|status| status.phase = phase);
+                Event::Failed
+            }
         };
-        if result.is_ok() {
-            self.settled().await;
-        }
         // A full queue holds a reason to look already.
         let _ = self.events.try_send(event);
         self.turn.end(result)
@@ -166,7 +171,7 @@ impl Identityd {
         at_hub: &[Module],
         mode: Mode,
     ) -> Result<(), Error> {
-        let wanted = settings.principals.modules();
+        let wanted = &settings.modules;
         let record = device.record.clone();
         let previous = self.on_disk(move |home| home.prev_state(&record)).await;
         let is_there = |id: &String| at_hub.iter().any(|module| module.module_id == *id);
