@@ -1,17 +1,14 @@
 //! certd as a daemon: which settings matter when. Knows no certificates and no requests.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cert_api::Config;
 use config_common::Service;
 use http_common::Router;
 use http_common::daemon::{Common, Daemon};
-use key_api::KeyHandle;
-use key_engine::KeyEngine;
-use openssl::pkey::{PKey, Private};
 
-use crate::{Certd, Current, Error, PrivateKeys};
+use crate::engine::Engine;
+use crate::{Certd, Current, Error};
 
 impl Daemon for Certd {
     const SERVICE: Service = Service::Certd;
@@ -33,9 +30,9 @@ impl Daemon for Certd {
     }
 
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let engine = KeyEngine::new(config.endpoints.of(Service::Keyd).path(), KEYD_LIMIT);
+        let engine = Engine::new(config.endpoints.of(Service::Keyd).path());
         let engine = engine.map_err(|error| Error::NoKeyEngine(error.into()))?;
-        Ok(Arc::new(Self::new(config, Arc::new(Engine(engine)))))
+        Ok(Arc::new(Self::new(config, Arc::new(engine))))
     }
 
     fn router() -> Router<Self> {
@@ -71,18 +68,3 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     ];
     settings.into_iter().filter(|(_, has_changed)| *has_changed).map(|(name, _)| name).collect()
 }
-
-/// keyd's keys behind OpenSSL.
-struct Engine(KeyEngine);
-
-impl PrivateKeys for Engine {
-    fn private_key(
-        &self,
-        handle: &KeyHandle,
-    ) -> Result<PKey<Private>, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.private_key(handle.as_str())?)
-    }
-}
-
-/// How long keyd may take for one operation with a key.
-const KEYD_LIMIT: Duration = Duration::from_secs(20);

@@ -4,20 +4,36 @@ use std::sync::Arc;
 
 use http_common::{Client, ClientError, StatusCode};
 use key_api::{CreateKeyPair, KeyHandle, LoadKeyPair};
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{PKey, Private, Public};
 
-/// Gives private keys for keyd's handles; what is done with them happens in keyd.
+/// Gives OpenSSL keys for keyd's handles; what is done with a private key happens in keyd. Everything may wait for keyd.
 pub trait PrivateKeys: Send + Sync + 'static {
-    /// The key behind `handle`. This, and every use of the key, may wait for keyd.
+    /// The private key behind `handle`.
     ///
     /// # Errors
     ///
     /// The handle is not keyd's, or keyd cannot be asked.
-    fn private_key(
-        &self,
-        handle: &KeyHandle,
-    ) -> Result<PKey<Private>, Box<dyn std::error::Error + Send + Sync>>;
+    fn private_key(&self, handle: &KeyHandle) -> Result<PKey<Private>, BoxedError>;
+
+    /// The public key that belongs to it, as a key of OpenSSL's own.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    fn public_key(&self, handle: &KeyHandle) -> Result<PKey<Public>, BoxedError>;
 }
+
+/// A private key, and the public one that belongs to it.
+#[derive(Clone)]
+pub struct KeyPair {
+    /// Perhaps elsewhere: it can sign, and may be unable to tell its public part.
+    pub private: PKey<Private>,
+    /// Here.
+    pub public: PKey<Public>,
+}
+
+/// What a source of keys says when it fails.
+pub type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// keyd's key pairs.
 #[derive(Clone)]
@@ -47,7 +63,7 @@ pub enum KeyError {
     },
     /// The handle cannot be used.
     #[error("cannot open the private key")]
-    NotOpened(#[source] Box<dyn std::error::Error + Send + Sync>),
+    NotOpened(#[source] BoxedError),
 }
 
 impl Keys {
@@ -71,6 +87,12 @@ impl Keys {
     /// The private key behind `handle`. Waits for keyd, so this is for threads that may.
     pub(crate) fn open(&self, handle: &KeyHandle) -> Result<PKey<Private>, KeyError> {
         self.private.private_key(handle).map_err(KeyError::NotOpened)
+    }
+
+    /// The same with the public key.
+    pub(crate) fn open_pair(&self, handle: &KeyHandle) -> Result<KeyPair, KeyError> {
+        let public = self.private.public_key(handle).map_err(KeyError::NotOpened)?;
+        Ok(KeyPair { private: self.open(handle)?, public })
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod daemon;
 mod der;
+mod engine;
 mod error;
 mod est;
 mod handlers;
@@ -43,7 +44,7 @@ use turns::Turns;
 pub use error::Error;
 pub use est::EstError;
 pub use issue::{BadCsr, BadSubject, NotIssued, NotSigned};
-pub use keys::{KeyError, PrivateKeys};
+pub use keys::{BoxedError, KeyError, KeyPair, PrivateKeys};
 pub use store::StoreError;
 
 /// The state of certd.

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use cert_api::{EstIdentity, Issuance, Method};
 use http_common::https::ClientIdentity;
-use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
 use crate::est::{EstError, Operation};
 use crate::issue::{Csr, NotIssued, Target, is_expired};
-use crate::{Certd, blocking};
+use crate::{Certd, KeyPair, blocking};
 
 /// An EST identity that is to be kept valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +49,7 @@ impl Certd {
     /// # Errors
     ///
     /// Whatever is in the way; all of it may pass.
-    pub async fn reissue(
-        &self,
-        of: &Renewable,
-        old: &[X509],
-        key: PKey<Private>,
-    ) -> Result<Vec<X509>, NotIssued> {
+    pub async fn reissue(&self, of: &Renewable, old: &[X509], key: KeyPair) -> Result<Vec<X509>, NotIssued> {
         let (current, est) = (self.current(), self.issuing.est());
         let target = Target::of(&current.issuance, &of.by)?;
         let way = est.way(&current, &target).await?;
@@ -71,7 +65,7 @@ impl Certd {
             let client = est.usable_identity(&current, bootstrap).await?;
             return Ok(est.enroll(&way, Some(client), Operation::SimpleEnroll, &csr).await?);
         }
-        let client = ClientIdentity { chain: old.to_vec(), key: est.key(&of.pk).await? };
+        let client = ClientIdentity { chain: old.to_vec(), key: est.key(&of.pk).await?.private };
         match est.enroll(&way, Some(client.clone()), Operation::SimpleReenroll, &csr).await {
             // Upstream always asks like this, so there are servers that know nothing else.
             Err(EstError::Refused { status, .. }) if status.is_client_error() => {

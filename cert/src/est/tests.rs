@@ -5,7 +5,8 @@ use openssl::x509::X509Req;
 
 use super::*;
 use crate::support::authority::{common_name, ec_key, name, request};
-use crate::support::{Answer, Dress, EstServer, Issued, Settings};
+use crate::support::server::Dress;
+use crate::support::{Answer, EstServer, Issued, Settings};
 
 fn options(server: &EstServer) -> HttpsOptions {
     let trust = Trust::SystemAnd(vec![server.settings().root.cert.clone()]);

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use cert_api::EstIdentity;
 use config_common::{Acl, Allowed};
 use http_common::https::ClientIdentity;
-use openssl::pkey::{PKey, Private};
 use openssl::x509::X509NameRef;
 
 use super::NotIssued;
 use super::csr::Csr;
 use super::enroll::{Est, Way};
 use crate::est::{Operation, Server, chain};
-use crate::keys::{EST_ALGORITHMS, KeyError};
+use crate::keys::{EST_ALGORITHMS, KeyError, KeyPair};
 use crate::{Current, blocking};
 
 impl Est {
@@ -39,16 +38,11 @@ impl Est {
         let chain = self.enroll(way, Some(client), Operation::SimpleEnroll, &csr).await?;
         self.keep(current, identity.cert, chain::to_pem(&chain)?).await?;
         tracing::info!("got the EST identity {:?}, valid until {}", identity.cert, chain[0].not_after());
-        Ok(ClientIdentity { chain, key })
+        Ok(ClientIdentity { chain, key: key.private })
     }
 
     /// A key pair of the kind that the authority wishes.
-    async fn new_key(
-        &self,
-        way: &Way,
-        client: &ClientIdentity,
-        id: &str,
-    ) -> Result<PKey<Private>, NotIssued> {
+    async fn new_key(&self, way: &Way, client: &ClientIdentity, id: &str) -> Result<KeyPair, NotIssued> {
         let wishes =
             self.talk(way, Some(client.clone()), async |server: Server| server.key_algorithms().await);
         let algorithms = wishes.await.unwrap_or_else(|error| {

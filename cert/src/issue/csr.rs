@@ -1,12 +1,13 @@
 //! Certificate signing requests: theirs, which are checked, and our own for EST identities. Knows no issuer.
 
 use openssl::error::ErrorStack;
-use openssl::pkey::{Id, PKey, PKeyRef, Private, Public};
+use openssl::pkey::{Id, PKey, PKeyRef, Public};
 use openssl::stack::Stack;
 use openssl::x509::extension::ExtendedKeyUsage;
 use openssl::x509::{X509NameRef, X509Req};
 
 use crate::der::{self, Malformed, Reader};
+use crate::keys::KeyPair;
 
 /// A request that is in order: its signature is its key's, and its key is good enough.
 pub(crate) struct Csr {
@@ -81,16 +82,16 @@ impl Csr {
     }
 
     /// A request for an EST identity (spec certificates-service, 9.5).
-    pub(crate) fn for_client(subject: &X509NameRef, key: &PKeyRef<Private>) -> Result<X509Req, ErrorStack> {
-        let public = super::public_part(key)?;
+    pub(crate) fn for_client(subject: &X509NameRef, key: &KeyPair) -> Result<X509Req, ErrorStack> {
+        let KeyPair { private, public } = key;
         let mut builder = X509Req::builder()?;
         builder.set_version(0)?;
         builder.set_subject_name(subject)?;
-        builder.set_pubkey(&public)?;
+        builder.set_pubkey(public)?;
         let mut extensions = Stack::new()?;
         extensions.push(ExtendedKeyUsage::new().client_auth().build()?)?;
         builder.add_extensions(&extensions)?;
-        builder.sign(key, super::sign::digest_for(&public))?;
+        builder.sign(private, super::sign::digest_for(public))?;
         Ok(builder.build())
     }
 

@@ -4,6 +4,7 @@ use openssl::asn1::{Asn1Object, Asn1OctetString};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
+use openssl::pkey::Private;
 use openssl::rsa::Rsa;
 use openssl::x509::extension::{BasicConstraints, KeyUsage};
 use openssl::x509::{X509Extension, X509Name};
@@ -106,7 +107,9 @@ fn what_is_no_request() {
 fn certs_58_our_own_requests() {
     let key = ec_key(Nid::X9_62_PRIME256V1);
     let theirs = Csr::parse(&request("device-7", &key, vec![])).unwrap();
-    let ours = Csr::for_client(theirs.subject(), &key).unwrap();
+    let public = PKey::public_key_from_der(&key.public_key_to_der().unwrap()).unwrap();
+    let pair = KeyPair { private: key, public };
+    let ours = Csr::for_client(theirs.subject(), &pair).unwrap();
     assert_eq!(ours.version(), 0);
     let ours = Csr::parse(&String::from_utf8(ours.to_pem().unwrap()).unwrap()).unwrap();
     assert_eq!(ours.subject().to_der().unwrap(), theirs.subject().to_der().unwrap());

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use cert_api::EstIdentity;
 use http_common::https::{ClientIdentity, HttpsOptions, ProxyRules, Trust};
 use openssl::error::ErrorStack;
-use openssl::pkey::{PKey, Private, Public};
+use openssl::pkey::{PKey, Public};
 use openssl::x509::{X509, X509Name, X509Req, X509ReqRef};
 use url::Url;
 
 use super::csr::Csr;
 use super::name::SubjectOverride;
 use super::target::Target;
-use super::{NotIssued, now, public_part};
+use super::{NotIssued, now};
 use crate::est::thread::Threads;
 use crate::est::{EstError, Operation, Server, chain};
 use crate::join::Joined;
-use crate::keys::{KeyError, Keys};
+use crate::keys::{KeyError, KeyPair, Keys};
 use crate::turns::Turns;
 use crate::{Current, blocking, pem};
 
@@ -177,10 +177,8 @@ impl Est {
             }
             key => key.map_err(NoIdentity::Failed)?,
         };
-        let fits =
-            |key: &PKey<Private>| Ok::<_, ErrorStack>(chain[0].public_key()?.public_eq(&*public_part(key)?));
-        match fits(&key) {
-            Ok(true) => Ok(ClientIdentity { chain, key }),
+        match chain[0].public_key().map(|public| public.public_eq(&key.public)) {
+            Ok(true) => Ok(ClientIdentity { chain, key: key.private }),
             Ok(false) => Err(NoIdentity::Unusable(format!("the key {:?} is not its key", identity.pk))),
             Err(error) => Err(NoIdentity::Failed(error.into())),
         }
@@ -199,10 +197,10 @@ impl Est {
     }
 
     /// The key pair `id`, which must exist.
-    pub(crate) async fn key(&self, id: &str) -> Result<PKey<Private>, NotIssued> {
+    pub(crate) async fn key(&self, id: &str) -> Result<KeyPair, NotIssued> {
         let handle = self.keys.load(id).await?;
         let keys = self.keys.clone();
-        let opened = blocking(move || keys.open(&handle));
+        let opened = blocking(move || keys.open_pair(&handle));
         Ok(opened.await.ok_or(NotIssued::Worker)??)
     }
 

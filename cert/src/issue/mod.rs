@@ -14,7 +14,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cert_api::{IssuanceOptions, Method};
 use key_api::KeyHandle;
 use openssl::error::ErrorStack;
-use openssl::pkey::{PKey, PKeyRef, Private, Public};
 use openssl::x509::X509;
 use tokio::sync::Semaphore;
 
@@ -229,11 +228,6 @@ pub(crate) fn warnings(issuance: &cert_api::Issuance) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// The public part of a key that may be elsewhere, as a key that is here.
-fn public_part(key: &PKeyRef<Private>) -> Result<PKey<Public>, ErrorStack> {
-    PKey::public_key_from_der(&key.public_key_to_der()?)
 }
 
 /// Unix seconds.

@@ -12,4 +12,4 @@ pub mod http;
 pub mod server;
 
 pub use authority::Issued;
-pub use server::{Answer, Dress, EstServer, Settings};
+pub use server::{Answer, EstServer, Settings};
