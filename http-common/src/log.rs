@@ -167,8 +167,8 @@ pub(crate) struct Repeats {
     kinds: Mutex<HashMap<Kind, (Instant, u64)>>,
 }
 
-/// What makes two lines the same: where, which status, whose request.
-pub(crate) type Kind = (&'static str, u16, u32);
+/// What makes two lines the same: where, which status, whose request, and, where it matters, a digest of the cause.
+pub(crate) type Kind = (&'static str, u16, u32, u64);
 
 impl Repeats {
     /// A line at error level.
@@ -180,7 +180,7 @@ impl Repeats {
 
     /// A line at warning level about the daemon itself.
     pub(crate) fn warn(&self, what: &'static str, line: fmt::Arguments<'_>) {
-        if let Some(left_out) = self.due((what, 0, 0), Instant::now()) {
+        if let Some(left_out) = self.due((what, 0, 0, 0), Instant::now()) {
             tracing::warn!("{line}{left_out}");
         }
     }
@@ -197,6 +197,9 @@ impl Repeats {
         let mut kinds = self.kinds.lock().expect("no panic while held");
         if kinds.len() > REMEMBERED {
             kinds.retain(|_, (printed, _)| now.duration_since(*printed) < QUIET);
+            if kinds.len() > REMEMBERED {
+                kinds.clear();
+            }
         }
         match kinds.get_mut(&kind) {
             Some((printed, left_out)) if now.duration_since(*printed) < QUIET => {
@@ -251,9 +254,10 @@ mod tests {
     fn repeated_lines_are_counted() {
         let repeats = Repeats::default();
         let start = Instant::now();
-        let due = |after| repeats.due(("/sign", 500, 7), start + Duration::from_secs(after));
+        let due = |after| repeats.due(("/sign", 500, 7, 0), start + Duration::from_secs(after));
         assert_eq!(due(0), Some(String::new()));
         assert_eq!((due(1), due(2)), (None, None));
         assert_eq!(due(61), Some(" (and 2 more like this since the last line)".to_owned()));
+        assert!(repeats.due(("/sign", 500, 7, 1), start).is_some(), "another cause is another line");
     }
 }

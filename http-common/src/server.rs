@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::hash::{Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
@@ -232,7 +233,9 @@ impl<S: Handlers> Server<S> {
             status.as_u16(),
             failure.log
         );
-        let kind = (pattern, status.as_u16(), peer.uid);
+        // The cause of an internal error stands in this line only, so each cause is told.
+        let cause = if status.is_server_error() { digest(&failure.log) } else { 0 };
+        let kind = (pattern, status.as_u16(), peer.uid, cause);
         match status {
             _ if status.is_server_error() => self.repeats.error(kind, line),
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => self.repeats.info(kind, line),
@@ -251,6 +254,12 @@ impl Failure {
         let reply = ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error);
         Self { reply, log: "the handler panicked; this is a bug".to_owned() }
     }
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Returns when it is time to stop.
