@@ -1,5 +1,7 @@
 //! Why a key in keyd cannot be loaded or used. Knows nothing of OpenSSL's error stack; `ffi` copies these there.
 
+use std::ffi::CStr;
+
 use http_common::ClientError;
 
 /// Why a key in keyd cannot be loaded or used. No variant prints a key handle: whoever reads it could use the key.
@@ -64,18 +66,18 @@ impl Error {
 }
 
 /// The texts of the reason codes.
-pub const REASONS: [(u32, &str); 11] = [
-    (1, "keyd cannot be reached"),
-    (2, "keyd did not answer in time"),
-    (3, "keyd refuses"),
-    (4, "keyd answered something unreadable"),
-    (5, "unsupported kind of key"),
-    (6, "bad key URI"),
-    (7, "bad key reference"),
-    (8, "operation refused"),
-    (9, "bad socket"),
-    (10, "OpenSSL failed"),
-    (PANIC, "internal error"),
+pub const REASONS: [(u32, &CStr); 11] = [
+    (1, c"keyd cannot be reached"),
+    (2, c"keyd did not answer in time"),
+    (3, c"keyd refuses"),
+    (4, c"keyd answered something unreadable"),
+    (5, c"unsupported kind of key"),
+    (6, c"bad key URI"),
+    (7, c"bad key reference"),
+    (8, c"operation refused"),
+    (9, c"bad socket"),
+    (10, c"OpenSSL failed"),
+    (PANIC, c"internal error"),
 ];
 
 /// The reason code for a bug in this library that was stopped at the border to C.

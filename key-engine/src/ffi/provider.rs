@@ -349,32 +349,19 @@ unsafe extern "C" fn query_operation(
 }
 
 unsafe extern "C" fn reason_strings(_context: *mut c_void) -> *const Item {
-    static TABLE: std::sync::OnceLock<Reasons> = std::sync::OnceLock::new();
-    TABLE.get_or_init(Reasons::new).items.as_ptr()
+    REASON_STRINGS.as_ptr()
 }
 
-/// The reason codes as libcrypto reads them.
-struct Reasons {
-    items: Vec<Item>,
-    _texts: Vec<std::ffi::CString>,
-}
-
-// SAFETY: the pointers lead to texts that the same value owns and nobody changes.
-unsafe impl Send for Reasons {}
-// SAFETY: as above.
-unsafe impl Sync for Reasons {}
-
-impl Reasons {
-    fn new() -> Self {
-        let texts: Vec<_> =
-            REASONS.iter().map(|(_, text)| std::ffi::CString::new(*text).unwrap_or_default()).collect();
-        let item =
-            |((id, _), text): (&(u32, &str), &std::ffi::CString)| Item { id: *id, text: text.as_ptr() };
-        let mut items: Vec<_> = REASONS.iter().zip(&texts).map(item).collect();
-        items.push(Item { id: 0, text: ptr::null() });
-        Self { items, _texts: texts }
+/// The reason codes as libcrypto reads them, with an end.
+static REASON_STRINGS: [Item; REASONS.len() + 1] = {
+    let mut items = [const { Item { id: 0, text: ptr::null() } }; REASONS.len() + 1];
+    let mut index = 0;
+    while index < REASONS.len() {
+        items[index] = Item { id: REASONS[index].0, text: REASONS[index].1.as_ptr() };
+        index += 1;
     }
-}
+    items
+};
 
 /// An entry of a table of algorithms.
 pub(super) const fn algorithm(

@@ -61,6 +61,8 @@ pub(super) type ProviderInit =
 unsafe impl Sync for Dispatch {}
 // SAFETY: the pointers in a table lead to static tables and texts.
 unsafe impl Sync for Algorithm {}
+// SAFETY: the pointers in a table lead to static texts.
+unsafe impl Sync for Item {}
 // SAFETY: the pointers in a static table lead to static texts, and nobody writes through them.
 unsafe impl Sync for Param {}
 

@@ -206,11 +206,9 @@ fn error_library() -> c_int {
     *NUMBER.get_or_init(|| {
         // SAFETY: no precondition.
         let number = unsafe { sys::ERR_get_next_error_library() };
-        let text = |text: &str| CString::new(text).unwrap_or_default().into_raw().cast_const();
-        let mut strings = vec![ErrorString { code: 0, text: text("aziot_key_openssl_engine") }];
-        strings.extend(
-            REASONS.iter().map(|(id, reason)| ErrorString { code: (*id).into(), text: text(reason) }),
-        );
+        let mut strings = vec![ErrorString { code: 0, text: c"aziot_key_openssl_engine".as_ptr() }];
+        strings
+            .extend(REASONS.iter().map(|(id, text)| ErrorString { code: (*id).into(), text: text.as_ptr() }));
         strings.push(ErrorString { code: 0, text: ptr::null() });
         // OpenSSL keeps pointers into the table for the life of the process.
         let strings = Box::leak(strings.into_boxed_slice());
