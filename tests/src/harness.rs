@@ -45,6 +45,15 @@ pub const KEYD: Service = Service {
     home: |directory| format!("[aziot_keys]\nhomedir_path = '{directory}'\n"),
 };
 
+/// The certificates service.
+pub const CERTD: Service = Service {
+    program: "aziot-certd",
+    variable: "AZIOT_CERTD_CONFIG",
+    endpoint: "aziot_certd",
+    socket: "certd.sock",
+    home: |directory| format!("homedir_path = '{directory}'\n"),
+};
+
 /// The identity service.
 pub const IDENTITYD: Service = Service {
     program: "aziot-identityd",
