@@ -3,11 +3,12 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use zeroize::Zeroizing;
 
 use crate::client::{ClientError, REPLY_LIMIT, read_reply};
@@ -60,7 +61,7 @@ impl Client {
                 done => return self.finish(stream, done),
             }
         }
-        let mut stream = UnixStream::connect(&self.socket)?;
+        let mut stream = connect(&self.socket, deadline)?;
         let done = converse(&mut stream, request, deadline);
         self.finish(stream, done)
     }
@@ -114,6 +115,15 @@ fn written<E: Endpoint>(encoded: &Encoded) -> Zeroizing<Vec<u8>> {
     bytes.extend_from_slice(text.as_bytes());
     bytes.extend_from_slice(body);
     bytes
+}
+
+/// Connects. The kernel makes a caller wait while the queue of the listener is full, also of one that hangs.
+fn connect(socket: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let descriptor = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&descriptor, sockopt::Timeout::Send, Some(remaining(deadline)?))?;
+    net::connect(&descriptor, &address)?;
+    Ok(descriptor.into())
 }
 
 fn converse(stream: &mut UnixStream, request: &[u8], deadline: Instant) -> io::Result<Reply> {
@@ -224,6 +234,19 @@ mod tests {
         let client = Client::new("/nonexistent/keyd.sock", Duration::from_secs(5));
         let error = client.exchange(b"", Instant::now() + Duration::from_secs(5)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_service_that_accepts_nobody_is_given_up_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("full.sock");
+        let listener = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let deadline = || Instant::now() + Duration::from_millis(50);
+        let waiting: Vec<_> = (0..3).map_while(|_| connect(&path, deadline()).ok()).collect();
+        assert!(waiting.len() < 3, "the queue is never full");
+        assert!(is_timeout(&connect(&path, deadline()).unwrap_err()));
     }
 
     #[test]
