@@ -56,6 +56,9 @@ struct ServeArgs {
     /// Number of parent gateways with a port each: they serve every hub, by the token's audience
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     gateways: u16,
+    /// Serve EST, too, on this port; on any without one
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    est: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,13 +114,24 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(args: ServeArgs) -> io::Result<()> {
-    let ServeArgs { port, admin_port, dir, state, seed, scope, hosts, hubs, hub_names, gateways } = args;
+    let ServeArgs { port, admin_port, dir, state, seed, scope, hosts, hubs, hub_names, gateways, est } = args;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _inside = runtime.enter();
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let sim =
-        Sim::start(Options { port, admin_port, dir, state, seed, scope, hosts, hubs, hub_names, gateways })?;
+    let sim = Sim::start(Options {
+        port,
+        admin_port,
+        dir,
+        state,
+        seed,
+        scope,
+        hosts,
+        hubs,
+        hub_names,
+        gateways,
+        est,
+    })?;
     let mut out = io::stdout();
     writeln!(out, "{}", serde_json::to_string(sim.ready())?)?;
     out.flush()?;

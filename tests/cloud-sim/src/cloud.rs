@@ -9,6 +9,7 @@ use crate::{
     clock::Clock,
     clock::http_date,
     dps,
+    est::{self, DEFAULT_LABEL, Issuing, Style},
     fault::{Action, Change, Faults, Rule, Scene},
     http::{Delivery, Reply, Request},
     hub::{self, ModuleSpec},
@@ -30,6 +31,8 @@ pub(crate) enum Role {
     Hub(usize),
     /// A parent gateway: any hub, found by the token's audience.
     Gateway,
+    /// EST.
+    Est,
 }
 
 /// From where a request came.
@@ -67,6 +70,8 @@ pub(crate) struct Cloud {
 pub(crate) struct State {
     /// What is remembered.
     pub(crate) world: World,
+    /// The CA behind EST.
+    pub(crate) issuing: Issuing,
     /// What time it is.
     pub(crate) clock: Clock,
     /// What goes wrong.
@@ -80,11 +85,12 @@ pub(crate) struct State {
 }
 
 impl Cloud {
-    /// A cloud that remembers `world`.
+    /// A cloud that remembers `world` and issues certificates by `issuing`.
     #[must_use]
-    pub(crate) fn new(world: World) -> Cloud {
+    pub(crate) fn new(world: World, issuing: Issuing) -> Cloud {
         let state = State {
             world,
+            issuing,
             clock: Clock::default(),
             faults: Faults::default(),
             log: Log::default(),
@@ -126,7 +132,10 @@ impl State {
         }
         let answer = match action {
             Some(action) if !action.lets_the_service_act() => Answer::default(),
-            _ => self.serve(origin, hub, style, &call, &route),
+            _ => {
+                let pkcs7 = action.and_then(|action| action.pkcs7.as_ref());
+                self.serve(origin, hub, style, pkcs7, &call, &route)
+            }
         };
         self.dirty |= request.method != "GET" || operation == "dps.poll";
         let (reply, delivery) = match action {
@@ -157,16 +166,22 @@ impl State {
         origin: &Origin,
         hub: usize,
         style: ErrorStyle,
+        pkcs7: Option<&Style>,
         call: &Call<'_>,
         route: &Route,
     ) -> Answer {
         match (route, origin.role) {
+            (Route::Est(label, operation), Role::Est) => {
+                let label = label.as_deref().unwrap_or(DEFAULT_LABEL);
+                est::serve(&mut self.world, &self.issuing, call, label, operation, pkcs7)
+            }
             (Route::Register(_) | Route::Operation(..) | Route::Registration(_), Role::Cloud) => {
                 dps::serve(&mut self.world, call, route)
             }
-            (Route::Modules(_) | Route::Module(..) | Route::DeviceEvents(_) | Route::ModuleEvents(..), _) => {
-                hub::serve(&mut self.world, hub, style, call, route)
-            }
+            (
+                Route::Modules(_) | Route::Module(..) | Route::DeviceEvents(_) | Route::ModuleEvents(..),
+                Role::Cloud | Role::Hub(_) | Role::Gateway,
+            ) => hub::serve(&mut self.world, hub, style, call, route),
             _ => {
                 let message = format!("there is nothing at {}", call.request.path());
                 let reply = Reply::json(404, &json!({"errorCode": 404_000, "message": message}));
@@ -185,7 +200,7 @@ impl State {
                 let audience = token.map(|token| decode(&token.sr)).unwrap_or_default();
                 audience.split('/').next().and_then(position).unwrap_or_default()
             }
-            Role::Cloud => request.host().and_then(position).unwrap_or_default(),
+            Role::Cloud | Role::Est => request.host().and_then(position).unwrap_or_default(),
             Role::Hub(own) => request.host().and_then(position).unwrap_or(own),
         }
     }

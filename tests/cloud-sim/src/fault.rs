@@ -5,6 +5,7 @@
 use crate::{
     dice::Dice,
     dps::DpsError,
+    est::{EstError, Style},
     http::{Delivery, Ending, Reply, Request},
     hub::HubError,
     route::Route,
@@ -48,7 +49,7 @@ pub(crate) struct Match {
     pub(crate) path_prefix: Option<String>,
     /// The encoded path matches this.
     pub(crate) path_regex: Option<String>,
-    /// e.g. `dps.register`, `hub.put`, or a service, `dps`, `hub`.
+    /// e.g. `dps.register`, `hub.put`, or a service, `dps`, `hub`, `est`.
     pub(crate) operation: Option<String>,
     /// The hub's name.
     pub(crate) hub: Option<String>,
@@ -84,6 +85,8 @@ pub(crate) struct Action {
     pub(crate) huge_body: Option<usize>,
     /// The form of a hub's error body.
     pub(crate) error_style: Option<ErrorStyle>,
+    /// How EST writes certificates down, instead of as its label does.
+    pub(crate) pkcs7: Option<Style>,
     /// Pause before the head.
     pub(crate) delay_ms: u64,
     /// Pause after every 16 bytes of the body.
@@ -219,6 +222,9 @@ impl Action {
             Some(status) if status < 400 => Reply::empty(status),
             Some(status) if route.operation("").starts_with("dps") => {
                 DpsError::injected(status).reply(now_ms, dice)
+            }
+            Some(status) if route.operation("").starts_with("est") => {
+                EstError::new(status, format!("injected fault, status {status}")).reply()
             }
             Some(status) => HubError::injected(status).reply(self.error_style.unwrap_or(style), now_ms, dice),
         };

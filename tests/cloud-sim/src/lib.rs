@@ -1,4 +1,5 @@
-//! aziot-cloud-sim: Azure's Device Provisioning Service and IoT Hub on loopback TLS, as far as devices see them.
+//! aziot-cloud-sim: Azure's Device Provisioning Service and IoT Hub on loopback TLS, as far as devices see them,
+//! and an EST server.
 //!
 //! An independent double: it shares no code with the suite, so that it can prove it wrong. It checks every token,
 //! etag and id as the services do, logs each request with the reason of its decision, and does wrong what it is
@@ -14,18 +15,21 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Inside: `listener` reads a request, `cloud` decides it (a fault, or `dps` or `hub` on the `world`), `log` keeps
-//! it, `listener` delivers the reply. `admin` changes all of these. More attestations (X.509, TPM) belong beside
-//! `dps::attestation` and `hub::access`, further protocols (EST, ARM) in folders of their own.
+//! Inside: `listener` reads a request, `cloud` decides it (a fault, or `dps`, `hub` or `est` on the `world`), `log`
+//! keeps it, `listener` delivers the reply. `admin` changes all of these. Further protocols belong in folders of
+//! their own.
 
 mod admin;
 mod answer;
+mod authority;
 mod call;
 mod certificate;
 mod clock;
 mod cloud;
+mod der;
 mod dice;
 mod dps;
+mod est;
 mod fault;
 mod http;
 mod hub;

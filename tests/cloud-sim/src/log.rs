@@ -94,7 +94,8 @@ impl Log {
         if self.tokens.len() > limit {
             self.tokens.clear();
         }
-        if let Some((_, token)) = entry.headers.iter().find(|(name, _)| name == "authorization") {
+        let authorization = entry.headers.iter().find(|(name, _)| name == "authorization");
+        if let Some((_, token)) = authorization.filter(|(_, text)| !text.starts_with("Basic ")) {
             let uses = self.tokens.entry(token.clone()).or_default();
             *uses += 1;
             if *uses > 1 {

@@ -19,6 +19,8 @@ pub(crate) enum Route {
     DeviceEvents(String),
     /// `/devices/{device}/modules/{module}/messages/events`
     ModuleEvents(String, String),
+    /// `/.well-known/est[/{label}]/{operation}`: label, if named, and operation.
+    Est(Option<String>, String),
     /// Anything else.
     Unknown,
 }
@@ -47,6 +49,8 @@ impl Route {
             ["devices", device, "modules", module, "messages", "events"] => {
                 Route::ModuleEvents(own(device), own(module))
             }
+            [".well-known", "est", operation] => Route::Est(None, own(operation)),
+            [".well-known", "est", label, operation] => Route::Est(Some(own(label)), own(operation)),
             [scope, "registrations", id] => Route::Registration(who(scope, id)),
             [scope, "registrations", id, "register"] => Route::Register(who(scope, id)),
             [scope, "registrations", id, "operations", operation] => {
@@ -70,6 +74,13 @@ impl Route {
             (Route::DeviceEvents(_), "POST") => "hub.device_event",
             (Route::ModuleEvents(..), "POST") => "hub.module_event",
             (Route::Register(_) | Route::Operation(..) | Route::Registration(_), _) => "dps.other",
+            (Route::Est(_, operation), method) => match (operation.as_str(), method) {
+                ("cacerts", "GET") => "est.cacerts",
+                ("csrattrs", "GET") => "est.csrattrs",
+                ("simpleenroll", "POST") => "est.enroll",
+                ("simplereenroll", "POST") => "est.reenroll",
+                _ => "est.other",
+            },
             (Route::Unknown, _) => "unknown",
             _ => "hub.other",
         }
@@ -92,6 +103,9 @@ mod tests {
             ("PATCH", "/devices/d/modules/m", "hub.other"),
             ("DELETE", "/devices/d%2Fmodules/modules/m", "hub.delete"),
             ("POST", "/devices/d/modules/m/messages/events", "hub.module_event"),
+            ("GET", "/.well-known/est/cacerts", "est.cacerts"),
+            ("POST", "/.well-known/est/plant/simplereenroll", "est.reenroll"),
+            ("POST", "/.well-known/est/serverkeygen", "est.other"),
             ("GET", "/", "unknown"),
             ("GET", "/devices/d", "unknown"),
         ] {

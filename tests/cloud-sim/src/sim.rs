@@ -2,11 +2,13 @@
 
 use crate::{
     admin::Admin,
+    authority::Authority,
     cloud::{Cloud, Role},
+    est::Issuing,
     http::{Reply, Request},
     listener::{BACKLOG, Door, bind, serve_cloud, serve_plain},
     store,
-    tls::{Authority, TlsMode},
+    tls::{TlsMode, acceptor},
     world::World,
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ pub struct Options {
     pub hub_names: Vec<String>,
     /// Parent gateways, each with a listener.
     pub gateways: u16,
+    /// Port of the EST server, 0 for any; no such server when absent.
+    pub est: Option<u16>,
 }
 
 impl Default for Options {
@@ -53,6 +57,7 @@ impl Default for Options {
             hubs: 1,
             hub_names: Vec::new(),
             gateways: 0,
+            est: None,
         }
     }
 }
@@ -68,6 +73,9 @@ pub struct Ready {
     pub hubs: Vec<String>,
     /// The gateways' host names, with ports.
     pub gateways: Vec<String>,
+    /// The URL that EST operations are appended to, after a slash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub est: Option<String>,
     /// The admin listener's URL without a path.
     pub admin: String,
     /// The file with the CA certificate that devices must trust.
@@ -101,12 +109,12 @@ impl Sim {
             (None, temporary) => temporary.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default(),
         };
         std::fs::create_dir_all(&dir)?;
-        let authority = Authority::open(&dir)?;
+        let authority = Authority::open(&dir, "ca", || Authority::new("aziot-cloud-sim CA"))?;
         let _inside = runtime.enter();
         let plan = Plan::new(&options, &authority)?;
         let admin_socket = bind(options.admin_port)?;
         let ready = plan.ready(&options, admin_socket.local_addr()?.port(), dir.join("ca.pem"));
-        let cloud = Arc::new(Cloud::new(world(&options, &ready.hubs)?));
+        let cloud = Arc::new(Cloud::new(world(&options, &ready.hubs)?, Issuing::open(&dir)?));
         let doors: Vec<Arc<Door>> = plan.doors.iter().map(|(door, _)| door.clone()).collect();
         let admin = Arc::new(Admin { cloud: cloud.clone(), doors, authority, hosts: plan.hosts });
         for (door, socket) in plan.doors {
@@ -177,11 +185,14 @@ impl Plan {
         for gateway in 0..options.gateways {
             plan.open(authority, &format!("gateway-{gateway}"), Role::Gateway, 0)?;
         }
+        if let Some(port) = options.est {
+            plan.open(authority, "est", Role::Est, port)?;
+        }
         Ok(plan)
     }
 
     fn open(&mut self, authority: &Authority, name: &str, role: Role, port: u16) -> io::Result<()> {
-        let acceptor = authority.acceptor(&self.hosts, &TlsMode::default())?;
+        let acceptor = acceptor(authority, &self.hosts, &TlsMode::default())?;
         let socket = bind(port)?;
         let door = Door::new(name, role, socket.local_addr()?.port(), acceptor);
         self.doors.push((Arc::new(door), socket));
@@ -194,12 +205,14 @@ impl Plan {
             let doors = self.doors.iter().map(|(door, _)| door).filter(move |door| wanted(door.role));
             doors.map(move |door| format!("{host}:{}", door.port))
         };
-        let mut hubs: Vec<String> = names(|role| role != Role::Gateway).collect();
+        let mut hubs: Vec<String> = names(|role| matches!(role, Role::Cloud | Role::Hub(_))).collect();
         let dps = hubs.first().map(|authority| format!("https://{authority}")).unwrap_or_default();
         hubs.extend(options.hub_names.iter().cloned());
         let gateways = names(|role| role == Role::Gateway).collect();
+        let est = names(|role| role == Role::Est).next();
+        let est = est.map(|authority| format!("https://{authority}/.well-known/est"));
         let admin = format!("http://127.0.0.1:{admin_port}");
-        Ready { dps, scope: options.scope.clone(), hubs, gateways, admin, ca }
+        Ready { dps, scope: options.scope.clone(), hubs, gateways, est, admin, ca }
     }
 }
 

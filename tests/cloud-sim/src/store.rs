@@ -81,7 +81,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         assert!(load(&path).unwrap().is_none());
-        let cloud = Cloud::new(World::new("s", &["h".into()], 1));
+        let issuing = crate::est::Issuing::open(dir.path()).unwrap();
+        let cloud = Cloud::new(World::new("s", &["h".into()], 1), issuing);
         save(&cloud, &path).unwrap();
         assert_eq!(load(&path).unwrap().unwrap().hub_names(), ["h"]);
         fs::remove_file(&path).unwrap();

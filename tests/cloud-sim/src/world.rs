@@ -3,6 +3,7 @@
 use crate::{
     dice::Dice,
     dps::{Enrollment, Operation, Reassignment, Registration},
+    est::Est,
     hub::Hub,
     settings::Settings,
     trust::CaCertificates,
@@ -37,6 +38,9 @@ pub(crate) struct World {
     /// The hubs, in the order of `ready.json`.
     #[serde(default)]
     pub(crate) hubs: Vec<Hub>,
+    /// The EST server's labels and certificates.
+    #[serde(default)]
+    pub(crate) est: Est,
     /// The cloud's manners.
     #[serde(default)]
     pub(crate) settings: Settings,
@@ -58,6 +62,7 @@ impl World {
             reassignments: BTreeMap::new(),
             operations: BTreeMap::new(),
             hubs: hubs.iter().map(|name| Hub { name: name.clone(), devices: BTreeMap::new() }).collect(),
+            est: Est::default(),
             settings: Settings::default(),
             dice: Dice::new(seed),
         }

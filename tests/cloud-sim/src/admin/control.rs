@@ -8,7 +8,7 @@ use crate::{
     http::Request,
     listener::{Door, Gate},
     log::Counters,
-    tls::TlsMode,
+    tls::{TlsMode, acceptor},
     world::World,
 };
 use serde::Deserialize;
@@ -60,7 +60,7 @@ impl Admin {
         let doors = self.doors_named(order.listener.as_deref())?;
         for door in &doors {
             let acceptor =
-                self.authority.acceptor(&self.hosts, &mode).map_err(|err| (500, err.to_string()))?;
+                acceptor(&self.authority, &self.hosts, &mode).map_err(|err| (500, err.to_string()))?;
             door.set_tls(mode.clone(), acceptor);
         }
         Ok((200, doors.iter().map(|door| describe(door)).collect()))

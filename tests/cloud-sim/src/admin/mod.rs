@@ -6,12 +6,13 @@ mod certificates;
 mod control;
 mod devices;
 mod enrollments;
+mod est;
 
 use crate::{
+    authority::Authority,
     cloud::{Cloud, State},
     http::{Reply, Request},
     listener::Door,
-    tls::Authority,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -63,6 +64,8 @@ impl Admin {
             }
             (method, ["certificates", rest @ ..]) => certificates::serve(&mut state, method, rest, request),
             (method, ["devices", hub, rest @ ..]) => devices::serve(&mut state, method, hub, rest, request),
+            (method, ["est", rest @ ..]) => est::serve(&mut state, method, rest, request),
+            ("POST", ["issue"]) => est::issue(&mut state, request),
             ("POST", ["forget"]) => Ok(control::forget(&mut state)),
 
             ("GET", ["state"]) => Ok((200, self.describe(&state))),
@@ -120,6 +123,10 @@ const ENDPOINTS: &[&str] = &[
     "POST /registrations/{registrationId}/reassign",
     "GET, PUT, DELETE /devices/{hub name or number}[/{deviceId}]",
     "GET, POST, DELETE /devices/{hub}/{deviceId}/modules/{moduleId}",
+    "GET /est",
+    "GET, DELETE /est/issued",
+    "GET, PUT, DELETE /est/labels[/{label}]",
+    "POST /issue",
     "POST /forget",
     "GET, PUT /state",
     "GET /log?since={seq}&operation={service.operation}",
