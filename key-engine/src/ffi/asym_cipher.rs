@@ -8,11 +8,9 @@ use zeroize::Zeroizing;
 
 use super::evp::{Md, PkeyCtx, Use};
 use super::keydata::{KeyData, Kind, without_properties};
+use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{END, entry, slice};
-use super::provider::{
-    END_OF_TABLE, NO_ALGORITHM, Object, PROPERTIES, Provider, algorithm, lend, release, status, with_mut,
-    with_provider, with_ref,
-};
+use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorithm};
 use super::sys::{Algorithm, Dispatch, OCTET_STRING, Param, UNSIGNED_INTEGER, UTF8_STRING};
 use super::{give, input};
 use crate::Error;

@@ -6,8 +6,9 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use super::object::{status, with_provider};
 use super::params::{find, slice};
-use super::provider::{Provider, status, with_provider};
+use super::provider::Provider;
 use super::sys::{self, Callback, Param};
 
 /// Describes what libssl asks for.

@@ -1,6 +1,7 @@
 //! libcrypto as it presents itself to a provider: its error stack, its BIOs, the provider's configuration.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::transmute;
 use std::ptr;
 
 use super::params::END;
@@ -12,7 +13,7 @@ pub(super) struct Core {
     handle: *const CoreHandle,
     get_params: Option<GetParams>,
     new_error: Option<NewError>,
-    set_error_debug: Option<SetErrorDebug>,
+    error_debug: Option<ErrorDebug>,
     vset_error: Option<VsetError>,
     bio_read: Option<BioRead>,
     bio_gets: Option<BioGets>,
@@ -32,7 +33,7 @@ impl Core {
             handle,
             get_params: None,
             new_error: None,
-            set_error_debug: None,
+            error_debug: None,
             vset_error: None,
             bio_read: None,
             bio_gets: None,
@@ -56,29 +57,26 @@ impl Core {
     /// `function` has the type that core_dispatch.h gives number `id`.
     unsafe fn take(&mut self, id: c_int, function: *const ()) {
         match id {
-            // SAFETY: a function pointer of this type, or null, which is None.
-            2 => self.get_params = unsafe { std::mem::transmute::<*const (), Option<GetParams>>(function) },
+            // SAFETY: a function pointer of the type of the field, or null, which is None. So for all below.
+            2 => self.get_params = unsafe { transmute::<*const (), Option<GetParams>>(function) },
             // SAFETY: as above.
-            5 => self.new_error = unsafe { std::mem::transmute::<*const (), Option<NewError>>(function) },
+            5 => self.new_error = unsafe { transmute::<*const (), Option<NewError>>(function) },
             // SAFETY: as above.
-            6 => {
-                self.set_error_debug =
-                    unsafe { std::mem::transmute::<*const (), Option<SetErrorDebug>>(function) }
-            }
+            6 => self.error_debug = unsafe { transmute::<*const (), Option<ErrorDebug>>(function) },
             // SAFETY: as above.
-            7 => self.vset_error = unsafe { std::mem::transmute::<*const (), Option<VsetError>>(function) },
+            7 => self.vset_error = unsafe { transmute::<*const (), Option<VsetError>>(function) },
             // SAFETY: as above.
-            42 => self.bio_read = unsafe { std::mem::transmute::<*const (), Option<BioRead>>(function) },
+            42 => self.bio_read = unsafe { transmute::<*const (), Option<BioRead>>(function) },
             // SAFETY: as above.
-            49 => self.bio_gets = unsafe { std::mem::transmute::<*const (), Option<BioGets>>(function) },
+            49 => self.bio_gets = unsafe { transmute::<*const (), Option<BioGets>>(function) },
             _ => (),
         }
     }
 
     /// Puts an entry on the error stack of the thread.
     pub(super) fn raise(&self, reason: u32, text: &str) {
-        let (Some(new_error), Some(set_error_debug), Some(vset_error)) =
-            (self.new_error, self.set_error_debug, self.vset_error)
+        let (Some(new_error), Some(error_debug), Some(vset_error)) =
+            (self.new_error, self.error_debug, self.vset_error)
         else {
             return;
         };
@@ -89,7 +87,7 @@ impl Core {
         // SAFETY: the handle is the provider's own.
         unsafe { new_error(self.handle) };
         // SAFETY: the texts are static.
-        unsafe { set_error_debug(self.handle, c"key-engine".as_ptr(), 0, c"aziot".as_ptr()) };
+        unsafe { error_debug(self.handle, c"key-engine".as_ptr(), 0, c"aziot".as_ptr()) };
         // SAFETY: the format has no directives, so the arguments are not looked at.
         unsafe { vset_error(self.handle, reason, format.as_ptr(), &mut no_arguments) };
     }
@@ -159,7 +157,7 @@ impl Core {
 
 type GetParams = unsafe extern "C" fn(*const CoreHandle, *mut Param) -> c_int;
 type NewError = unsafe extern "C" fn(*const CoreHandle);
-type SetErrorDebug = unsafe extern "C" fn(*const CoreHandle, *const c_char, c_int, *const c_char);
+type ErrorDebug = unsafe extern "C" fn(*const CoreHandle, *const c_char, c_int, *const c_char);
 /// A `va_list` as argument is a pointer, or a structure around one, on all systems that we build for.
 type VsetError = unsafe extern "C" fn(*const CoreHandle, u32, *const c_char, *mut VaList);
 type BioRead = unsafe extern "C" fn(*mut CoreBio, *mut c_void, usize, *mut usize) -> c_int;

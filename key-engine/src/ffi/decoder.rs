@@ -1,17 +1,16 @@
 //! DECODERs for the key-reference file (provider-decoder(7); spec openssl-engine, 13.6 E3), in two steps as libcrypto
 //! wants them: PEM to DER, DER to a key. Programs that only know key files come this way.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::keymgmt::{Ec, KeyType, Rsa};
+use super::object::{Object, lend, release, with_provider, with_ref};
 use super::params::Builder;
-use super::provider::{
-    END_OF_TABLE, NO_ALGORITHM, Object, Provider, algorithm, lend, release, with_provider, with_ref,
-};
+use super::provider::{END_OF_TABLE, NO_ALGORITHM, Provider, algorithm};
 use super::store::{export_object, load_key, present};
 use super::sys::{Algorithm, Callback, CoreBio, Dispatch, OBJECT_PKEY, SELECT_PRIVATE};
 use crate::reference;
@@ -163,13 +162,7 @@ fn is_reference(der: &[u8]) -> bool {
 
 /// Tag, length and beginning of the description.
 const MARK: &[u8] = b"\x1a\x21Azure IoT Keys Service";
-const STRUCTURE: &str = match CStr::from_bytes_with_nul(b"AziotKeyUri\0") {
-    Ok(text) => match text.to_str() {
-        Ok(text) => text,
-        Err(_) => "",
-    },
-    Err(_) => "",
-};
+const STRUCTURE: &str = "AziotKeyUri";
 /// Room for a line of PEM.
 const LINE_ROOM: usize = 1024;
 /// Lines that a PEM block may have at most, with what is before it.

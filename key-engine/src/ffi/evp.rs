@@ -1,4 +1,4 @@
-//! OpenSSL's own algorithms, from a library context that only this provider uses: digests, public operations, and
+//! OpenSSL's own algorithms, from a library context that only this provider uses: public operations, and
 //! whatever else a key needs that does not leave this process.
 //!
 //! A private context cannot be misled by the configuration of the process, cannot fetch from this provider again, and
@@ -12,14 +12,13 @@ use zeroize::Zeroizing;
 use super::params::{Builder, Built};
 use super::sys;
 use crate::Error;
-use crate::padding::Hash;
 
 /// A type that owns an object of libcrypto.
 macro_rules! owned {
     ($(#[$doc:meta])* $name:ident, $raw:ty, $free:path) => {
         $(#[$doc])*
         #[derive(Debug)]
-        pub(super) struct $name(NonNull<$raw>);
+        pub(super) struct $name(pub(super) NonNull<$raw>);
 
         // SAFETY: libcrypto allows use by any thread, one at a time.
         unsafe impl Send for $name {}
@@ -27,7 +26,7 @@ macro_rules! owned {
         unsafe impl Sync for $name {}
 
         impl $name {
-            fn owning(raw: *mut $raw, what: &'static str) -> Result<Self, Error> {
+            pub(super) fn owning(raw: *mut $raw, what: &'static str) -> Result<Self, Error> {
                 NonNull::new(raw).map(Self).ok_or(Error::OpenSsl(what))
             }
 
@@ -84,81 +83,6 @@ impl OsslProvider {
     }
 }
 
-impl Md {
-    pub(super) fn fetch(lib: &LibCtx, name: &CStr) -> Result<Self, Error> {
-        // SAFETY: the context lives and the name ends.
-        let md = unsafe { sys::EVP_MD_fetch(lib.as_ptr(), name.as_ptr(), ptr::null()) };
-        Self::owning(md, "find the digest")
-    }
-
-    pub(super) fn name(&self) -> &str {
-        // SAFETY: the digest lives.
-        let name = unsafe { sys::EVP_MD_get0_name(self.as_ptr()) };
-        if name.is_null() {
-            return "";
-        }
-        // SAFETY: it is a C string that lives as long as the digest.
-        let name = unsafe { CStr::from_ptr(name) };
-        name.to_str().unwrap_or_default()
-    }
-}
-
-impl Clone for Md {
-    fn clone(&self) -> Self {
-        // SAFETY: the digest lives.
-        let counted = unsafe { sys::EVP_MD_up_ref(self.as_ptr()) };
-        assert_eq!(counted, 1, "counting a reference cannot fail");
-        Self(self.0)
-    }
-}
-
-impl Hash for Md {
-    fn size(&self) -> usize {
-        // SAFETY: the digest lives.
-        let size = unsafe { sys::EVP_MD_get_size(self.as_ptr()) };
-        usize::try_from(size).unwrap_or_default()
-    }
-
-    fn digest(&self, parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut ctx = MdCtx::new(self)?;
-        parts.iter().try_for_each(|part| ctx.update(part))?;
-        ctx.finish(self.size())
-    }
-}
-
-impl MdCtx {
-    pub(super) fn new(md: &Md) -> Result<Self, Error> {
-        // SAFETY: no precondition.
-        let ctx = Self::owning(unsafe { sys::EVP_MD_CTX_new() }, "begin a digest")?;
-        // SAFETY: both objects live.
-        done(unsafe { sys::EVP_DigestInit_ex2(ctx.as_ptr(), md.as_ptr(), ptr::null()) }, "begin the digest")?;
-        Ok(ctx)
-    }
-
-    pub(super) fn update(&mut self, data: &[u8]) -> Result<(), Error> {
-        // SAFETY: the object lives, and so many bytes are there.
-        done(unsafe { sys::EVP_DigestUpdate(self.as_ptr(), data.as_ptr().cast(), data.len()) }, "digest")
-    }
-
-    /// The digest of `size` bytes.
-    pub(super) fn finish(&mut self, size: usize) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let mut digest = Zeroizing::new(vec![0; size.max(LONGEST_DIGEST)]);
-        let mut length = 0;
-        // SAFETY: the object lives, and there is room for the longest digest.
-        done(unsafe { sys::EVP_DigestFinal_ex(self.as_ptr(), digest.as_mut_ptr(), &mut length) }, "digest")?;
-        digest.truncate(length as usize);
-        Ok(digest)
-    }
-
-    pub(super) fn try_clone(&self) -> Result<Self, Error> {
-        // SAFETY: no precondition.
-        let ctx = Self::owning(unsafe { sys::EVP_MD_CTX_new() }, "copy a digest")?;
-        // SAFETY: both objects live.
-        done(unsafe { sys::EVP_MD_CTX_copy_ex(ctx.as_ptr(), self.as_ptr()) }, "copy a digest")?;
-        Ok(ctx)
-    }
-}
-
 impl Pkey {
     /// The pointer, with its reference.
     pub(super) fn into_raw(self) -> *mut sys::EVP_PKEY {
@@ -173,7 +97,7 @@ impl Pkey {
         params: Built,
     ) -> Result<Self, Error> {
         let ctx = PkeyCtx::from_name(lib, kind, None)?;
-        ctx.from_data(selection, params)
+        ctx.make(selection, params)
     }
 
     /// As many bytes as the longest signature has.
@@ -206,7 +130,7 @@ impl Pkey {
         done(unsafe { sys::EVP_PKEY_todata(self.as_ptr(), selection, &mut params) }, "read the key")?;
         let ctx = PkeyCtx::from_name(lib, kind, None);
         // SAFETY: the array was just made and is used before it is freed.
-        let part = ctx.and_then(|ctx| unsafe { ctx.from_raw_data(selection, params) });
+        let part = ctx.and_then(|ctx| unsafe { ctx.make_raw(selection, params) });
         // SAFETY: the array is ours to free, and nobody uses it any more.
         unsafe { sys::OSSL_PARAM_free(params) };
         part
@@ -292,14 +216,14 @@ impl PkeyCtx {
         unsafe { function(self.as_ptr()) == 1 }
     }
 
-    pub(super) fn from_data(&self, selection: c_int, mut params: Built) -> Result<Pkey, Error> {
+    pub(super) fn make(&self, selection: c_int, mut params: Built) -> Result<Pkey, Error> {
         // SAFETY: the array is complete and lives until the call is over.
-        unsafe { self.from_raw_data(selection, params.as_mut_ptr()) }
+        unsafe { self.make_raw(selection, params.as_mut_ptr()) }
     }
 
     /// # Safety
     /// `params` is a complete array.
-    unsafe fn from_raw_data(&self, selection: c_int, params: *mut sys::Param) -> Result<Pkey, Error> {
+    unsafe fn make_raw(&self, selection: c_int, params: *mut sys::Param) -> Result<Pkey, Error> {
         // SAFETY: the object lives.
         done(unsafe { sys::EVP_PKEY_fromdata_init(self.as_ptr()) }, "make keys of this type")?;
         let mut key = ptr::null_mut();
@@ -308,7 +232,7 @@ impl PkeyCtx {
         Pkey::owning(key, "make the key")
     }
 
-    /// The static array that says what [`Self::from_data`] understands.
+    /// The static array that says what [`Self::make`] understands.
     pub(super) fn data_types(&self, selection: c_int) -> *const sys::Param {
         // SAFETY: the object lives.
         match unsafe { sys::EVP_PKEY_fromdata_init(self.as_ptr()) } {
@@ -414,7 +338,5 @@ pub(super) fn done(status: c_int, what: &'static str) -> Result<(), Error> {
     if status > 0 { Ok(()) } else { Err(Error::OpenSsl(what)) }
 }
 
-/// `EVP_MAX_MD_SIZE`.
-const LONGEST_DIGEST: usize = 64;
 /// Room for the name of an algorithm.
 const NAME_ROOM: usize = 80;

@@ -58,7 +58,7 @@ impl Loaded {
         let kind = Kind::of(key.public());
         let ctx = PkeyCtx::from_name(&self.lib, kind.name(), Some(c"provider=aziot"))?;
         hand_over(Some(Arc::new(key)));
-        let wrapped = ctx.from_data(SELECT_KEYPAIR, Builder::default().int(HANDOVER_KEY, 1).finish());
+        let wrapped = ctx.make(SELECT_KEYPAIR, Builder::default().int(HANDOVER_KEY, 1).finish());
         hand_over(None);
         let raw = wrapped?.into_raw();
         // SAFETY: the pointer is a key, and its one reference changes hands.

@@ -4,22 +4,21 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::Arc;
 
-use super::evp::{PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, without_properties};
-use super::params::{END, entry, find, slice};
-use super::provider::{
-    END_OF_TABLE, NO_ALGORITHM, Object, PROPERTIES, Provider, algorithm, lend, release, status, with_mut,
-    with_provider, with_ref,
+use super::evp::PkeyCtx;
+use super::generation::{
+    gen_cleanup, gen_init, gen_set_params, gen_set_template, gen_settable_params, generate,
 };
+use super::keydata::{KeyData, Kind};
+use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
+use super::params::{END, entry, find, slice};
+use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorithm};
 use super::sys::{
-    self, Algorithm, Callback, Dispatch, INTEGER, OCTET_STRING, OP_SIGNATURE, Param, SELECT_DOMAIN,
-    SELECT_KEYPAIR, UNSIGNED_INTEGER, UTF8_STRING,
+    self, Algorithm, Callback, Dispatch, INTEGER, OCTET_STRING, OP_SIGNATURE, Param, UNSIGNED_INTEGER,
+    UTF8_STRING,
 };
 use super::{HANDOVER_KEY, taken_over};
-use crate::remote::RemoteKey;
-use crate::{Error, KeyName};
+use crate::Error;
 
 pub(super) static ALGORITHMS: [Algorithm; 3] = [
     algorithm(
@@ -245,155 +244,7 @@ unsafe extern "C" fn settable_params<T: KeyType>(_context: *mut c_void) -> *cons
     }
 }
 
-/// A key to be generated.
-struct Generation {
-    provider: Arc<Provider>,
-    kind: Kind,
-    selection: c_int,
-    ctx: PkeyCtx,
-    /// Where in keyd it is to be; an ordinary key if absent.
-    id: Option<String>,
-    bits: Option<i64>,
-}
-
-impl Object for Generation {
-    fn provider(&self) -> &Provider {
-        &self.provider
-    }
-}
-
-impl Generation {
-    fn new(provider: Arc<Provider>, kind: Kind, selection: c_int, params: &[Param]) -> Result<Self, Error> {
-        let ctx = PkeyCtx::from_name(&provider.lib, kind.name(), None)?;
-        ctx.init(Self::purpose(selection))?;
-        let mut generation = Self { provider, kind, selection, ctx, id: None, bits: None };
-        generation.set(params)?;
-        Ok(generation)
-    }
-
-    fn purpose(selection: c_int) -> Use {
-        if selection & SELECT_KEYPAIR == 0 { Use::GenerateDomain } else { Use::GenerateKey }
-    }
-
-    fn set(&mut self, params: &[Param]) -> Result<(), Error> {
-        if let Some(id) = find(params, ID_KEY) {
-            let id =
-                id.text().filter(|id| !id.is_empty()).ok_or(Error::Refused("aziot-key-id is no text"))?;
-            self.id = Some(id.to_owned());
-        }
-        if let Some(bits) = find(params, c"bits") {
-            self.bits = bits.integer();
-        }
-        let rest = params.iter().filter(|param| param.name() != ID_KEY).copied().collect::<Vec<_>>();
-        if rest.is_empty() { Ok(()) } else { self.ctx.set(&without_properties(&rest)) }
-    }
-
-    fn generate(&self) -> Result<KeyData, Error> {
-        match &self.id {
-            Some(id) => self.generate_in_keyd(id),
-            None => {
-                let parts = SELECT_DOMAIN | self.selection & SELECT_KEYPAIR;
-                Ok(KeyData::generated(self.provider.clone(), self.kind, self.ctx.generate()?, parts))
-            }
-        }
-    }
-
-    fn generate_in_keyd(&self, id: &str) -> Result<KeyData, Error> {
-        let algorithm = match (self.kind, self.bits) {
-            (Kind::Ec, _) => "ec-p256",
-            (Kind::Rsa, None | Some(2048)) => "rsa-2048",
-            (Kind::Rsa, Some(4096)) => "rsa-4096",
-            (Kind::Rsa, Some(_)) => return Err(Error::Refused("RSA keys in keyd have 2048 or 4096 bits")),
-        };
-        self.provider.keyd.create(id, algorithm)?;
-        let remote = RemoteKey::load(self.provider.keyd.clone(), KeyName::Id(id.to_owned()))?;
-        match Kind::of(remote.public()) == self.kind {
-            true => KeyData::from_remote(self.provider.clone(), Arc::new(remote), false),
-            false => Err(Error::Refused("keyd has a key of another type under this id")),
-        }
-    }
-}
-
-unsafe extern "C" fn gen_init<T: KeyType>(
-    context: *mut c_void,
-    selection: c_int,
-    params: *const Param,
-) -> *mut c_void {
-    // SAFETY: libcrypto passes a complete array.
-    let params = unsafe { slice(params) };
-    // SAFETY: libcrypto passes the provider's context.
-    lend(unsafe { with_provider(context, |provider| Generation::new(provider, T::KIND, selection, params)) })
-}
-
-unsafe extern "C" fn gen_set_template(generation: *mut c_void, template: *mut c_void) -> c_int {
-    // SAFETY: libcrypto passes a key of this provider.
-    let Some(template) = (unsafe { template.cast::<KeyData>().as_ref() }) else { return 0 };
-    let set = |generation: &mut Generation| {
-        generation.ctx = template.context()?;
-        generation.ctx.init(Generation::purpose(generation.selection))
-    };
-    // SAFETY: libcrypto passes what `gen_init` gave it.
-    status(unsafe { with_mut(generation, set) })
-}
-
-unsafe extern "C" fn gen_set_params(generation: *mut c_void, params: *const Param) -> c_int {
-    // SAFETY: libcrypto passes a complete array.
-    let params = unsafe { slice(params) };
-    // SAFETY: libcrypto passes what `gen_init` gave it.
-    status(unsafe { with_mut(generation, |generation: &mut Generation| generation.set(params)) })
-}
-
-unsafe extern "C" fn generate(
-    generation: *mut c_void,
-    _progress: Option<Callback>,
-    _argument: *mut c_void,
-) -> *mut c_void {
-    // SAFETY: libcrypto passes what `gen_init` gave it.
-    lend(unsafe { with_ref(generation, Generation::generate) })
-}
-
-unsafe extern "C" fn gen_cleanup(generation: *mut c_void) {
-    // SAFETY: libcrypto gives back what `gen_init` gave it, once.
-    unsafe { release::<Generation>(generation) };
-}
-
-unsafe extern "C" fn gen_settable_params<T: KeyType>(
-    _generation: *mut c_void,
-    _context: *mut c_void,
-) -> *const Param {
-    match T::KIND {
-        Kind::Ec => EC_GENERATION.as_ptr(),
-        Kind::Rsa => RSA_GENERATION.as_ptr(),
-    }
-}
-
-/// The id of a key that is to be made in keyd.
-const ID_KEY: &CStr = c"aziot-key-id";
-
 static NOTHING: [Param; 1] = [END];
-static EC_GENERATION: [Param; 14] = [
-    entry(ID_KEY, UTF8_STRING),
-    entry(c"group", UTF8_STRING),
-    entry(c"use-cofactor-flag", INTEGER),
-    entry(c"encoding", UTF8_STRING),
-    entry(c"point-format", UTF8_STRING),
-    entry(c"field-type", UTF8_STRING),
-    entry(c"p", UNSIGNED_INTEGER),
-    entry(c"a", UNSIGNED_INTEGER),
-    entry(c"b", UNSIGNED_INTEGER),
-    entry(c"generator", OCTET_STRING),
-    entry(c"order", UNSIGNED_INTEGER),
-    entry(c"cofactor", UNSIGNED_INTEGER),
-    entry(c"seed", OCTET_STRING),
-    END,
-];
-static RSA_GENERATION: [Param; 5] = [
-    entry(ID_KEY, UTF8_STRING),
-    entry(c"bits", UNSIGNED_INTEGER),
-    entry(c"primes", UNSIGNED_INTEGER),
-    entry(c"e", UNSIGNED_INTEGER),
-    END,
-];
 static EC_SETTABLE: [Param; 8] = [
     entry(c"use-cofactor-flag", INTEGER),
     entry(c"encoded-pub-key", OCTET_STRING),

@@ -1,8 +1,5 @@
 //! The border to OpenSSL: the only part of this crate that says `unsafe`, one operation at a time. A provider
 //! (provider(7)) in dispatch tables; the same tables serve `aziot.so` and the provider that is registered in process.
-//!
-//! What is common to all functions that libcrypto calls: they catch panics, check pointers, and leave a reason on the
-//! error stack when they fail.
 
 #![allow(unsafe_code, reason = "this is the border to OpenSSL; see the module's documentation")]
 
@@ -10,10 +7,13 @@ mod asym_cipher;
 mod capabilities;
 mod core;
 mod decoder;
+mod digest;
 mod evp;
+mod generation;
 mod inprocess;
 mod keydata;
 mod keymgmt;
+mod object;
 mod params;
 mod provider;
 mod signature;

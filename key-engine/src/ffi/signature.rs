@@ -3,16 +3,13 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::marker::PhantomData;
-use std::ptr;
 
 use super::evp::Use;
-use super::keydata::KeyData;
+use super::keydata::{KeyData, Kind};
 use super::keymgmt::{Ec, KeyType, Rsa};
+use super::object::{lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{END, entry, slice};
-use super::provider::{
-    END_OF_TABLE, NO_ALGORITHM, PROPERTIES, algorithm, lend, release, status, with_mut, with_provider,
-    with_ref,
-};
+use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, algorithm};
 use super::signing::Signing;
 use super::sys::{Algorithm, Dispatch, OCTET_STRING, Param, UNSIGNED_INTEGER, UTF8_STRING};
 use super::{give, input};
@@ -229,11 +226,10 @@ unsafe extern "C" fn set_ctx_params(ctx: *mut c_void, params: *const Param) -> c
     status(unsafe { with_mut(ctx, |signing: &mut Signing| signing.set(params)) })
 }
 
-unsafe extern "C" fn ctx_params<T: KeyType>(ctx: *mut c_void, _context: *mut c_void) -> *const Param {
-    let _ = ptr::from_ref(&ctx);
+unsafe extern "C" fn ctx_params<T: KeyType>(_ctx: *mut c_void, _context: *mut c_void) -> *const Param {
     match T::KIND {
-        super::keydata::Kind::Ec => EC_PARAMS.as_ptr(),
-        super::keydata::Kind::Rsa => RSA_PARAMS.as_ptr(),
+        Kind::Ec => EC_PARAMS.as_ptr(),
+        Kind::Rsa => RSA_PARAMS.as_ptr(),
     }
 }
 

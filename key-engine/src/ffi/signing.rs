@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 
 use super::evp::{Md, MdCtx, PkeyCtx, Use};
 use super::keydata::{KeyData, Kind, without_properties};
+use super::object::Object;
 use super::params::{Builder, find};
-use super::provider::{Object, Provider};
+use super::provider::Provider;
 use super::sys::Param;
 use crate::Error;
 use crate::padding::{Hash as _, SaltLength, digest_info, pad_pss};

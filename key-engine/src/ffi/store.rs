@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use super::keydata::KeyData;
 use super::keymgmt::reference_to;
+use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{Builder, END, entry, find, slice};
-use super::provider::{
-    END_OF_TABLE, NO_ALGORITHM, Object, PROPERTIES, Provider, algorithm, lend, release, status, with_mut,
-    with_provider, with_ref,
-};
+use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorithm};
 use super::sys::{self, Algorithm, Callback, Dispatch, INTEGER, OBJECT_PKEY, Param, UTF8_STRING};
 use crate::remote::RemoteKey;
 use crate::{Error, KeyUri};
