@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use foreign_types::ForeignType as _;
 use openssl::pkey::{PKey, Private};
 
-use super::evp::{LibCtx, PkeyCtx, done};
+use super::evp::{LibCtx, OsslProvider, PkeyCtx, done};
 use super::keydata::Kind;
 use super::params::Builder;
 use super::provider::{builtin_init, hand_over as hand_over_settings};
@@ -21,6 +21,7 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub struct Loaded {
     lib: LibCtx,
+    _providers: [OsslProvider; 2],
 }
 
 impl Loaded {
@@ -45,12 +46,10 @@ impl Loaded {
             unsafe { sys::OSSL_PROVIDER_add_builtin(lib.as_ptr(), c"aziot".as_ptr(), Some(builtin_init)) };
         done(added, "register the provider aziot")?;
         hand_over_settings(settings);
-        // SAFETY: the context lives and the name is static.
-        let provider = unsafe { sys::OSSL_PROVIDER_load(lib.as_ptr(), c"aziot".as_ptr()) };
-        match provider.is_null() {
-            true => Err(Error::OpenSsl("load the provider aziot")),
-            false => Ok(Self { lib }),
-        }
+        let own = OsslProvider::load(&lib, c"aziot")?;
+        // libcrypto looks for encoders of a key where the key is at home.
+        let default = OsslProvider::load(&lib, c"default")?;
+        Ok(Self { lib, _providers: [own, default] })
     }
 
     /// `key` as OpenSSL knows keys.
