@@ -8,7 +8,7 @@ use http_common::Router;
 use http_common::daemon::{Common, Daemon};
 
 use crate::engine::Engine;
-use crate::{Certd, Current, Error};
+use crate::{Certd, Current, Error, blocking};
 
 impl Daemon for Certd {
     const SERVICE: Service = Service::Certd;
@@ -21,6 +21,7 @@ impl Daemon for Certd {
             max_requests: config.max_requests,
             endpoint: config.endpoints.of(Service::Certd),
             log_level: config.log_level.clone(),
+            assumed_version: None,
         }
     }
 
@@ -32,7 +33,7 @@ impl Daemon for Certd {
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Engine::new(config.endpoints.of(Service::Keyd).path());
         let engine = engine.map_err(|error| Error::NoKeyEngine(error.into()))?;
-        Ok(Arc::new(Self::new(config, Arc::new(engine))))
+        blocking(move || Arc::new(Self::new(config, Arc::new(engine)))).await.ok_or(Error::Worker)
     }
 
     fn router() -> Router<Self> {
@@ -40,9 +41,11 @@ impl Daemon for Certd {
     }
 
     async fn reload(self: &Arc<Self>, config: Config) {
-        let new = Current::new(&config, &self.started_with);
-        new.warn();
-        *self.current.write().expect("no panic while held") = Arc::new(new);
+        let new = Arc::new(Current::new(&config, &self.started_with));
+        let read = Arc::clone(&new);
+        // A panic in it is no reason to keep the old configuration.
+        let _ = blocking(move || read.warn()).await;
+        *self.current.write().expect("no panic while held") = new;
         for setting in needs_restart(&self.started_with, &config) {
             tracing::warn!("{setting} has changed; the change takes effect at the next start");
         }

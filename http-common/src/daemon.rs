@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::listener::{ListenError, listen};
 use crate::server::Server;
-use crate::{Handlers, Router, chain, log};
+use crate::{ApiVersion, Handlers, Router, chain, log};
 
 /// A daemon: a configuration, a state made of it, and its endpoints.
 pub trait Daemon: Handlers + Sized {
@@ -52,6 +52,8 @@ pub struct Common {
     pub endpoint: Endpoint,
     /// Log level in the syntax of `AZIOT_LOG`.
     pub log_level: Option<String>,
+    /// The version of a request that names none; without it such a request is refused.
+    pub assumed_version: Option<ApiVersion>,
 }
 
 /// The `main` of a daemon.
@@ -136,7 +138,12 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         let mut signals = Signals::new().map_err(system("signal handler"))?;
         let state = D::start(config).await.map_err(StartError::State)?;
         let (stop, stopping) = watch::channel(false);
-        let server = Server::new(Arc::clone(&state), D::router(), common.max_requests, max_connections);
+        let server = Server::new(
+            Arc::clone(&state),
+            D::router().assuming(common.assumed_version),
+            common.max_requests,
+            max_connections,
+        );
         let serving = tokio::spawn(server.run(listener, stopping));
         tracing::info!("{} {} serves {}", D::SERVICE.binary(), D::VERSION, common.endpoint.path().display());
         notify(&[NotifyState::Ready]);

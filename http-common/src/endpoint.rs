@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{ApiError, ApiVersion, Peer};
+use crate::{ApiError, ApiVersion, Peer, Versions};
 
 /// A service: a name, the versions of its API, and its endpoints.
 pub trait Service: 'static {
@@ -15,7 +15,7 @@ pub trait Service: 'static {
     const NAME: &'static str;
     /// What the service is, for its OpenAPI document.
     const ABOUT: &'static str;
-    /// The accepted versions, oldest first; our own clients send the last.
+    /// The accepted versions, oldest first; our own clients send the last that has the endpoint.
     const VERSIONS: &'static [ApiVersion];
 
     /// All rows of the table, in its order.
@@ -35,8 +35,8 @@ pub trait Endpoint: Serialize + DeserializeOwned + Send + 'static {
     const METHOD: Method;
     /// The path with `{names}`, then optionally `?` and the names of query parameters joined by `&`.
     const PATH: &'static str;
-    /// The first version that has this endpoint.
-    const SINCE: ApiVersion;
+    /// The versions that have this endpoint.
+    const VERSIONS: Versions;
     /// The status of success.
     const STATUS: StatusCode;
 }
@@ -62,8 +62,8 @@ pub struct Operation {
     pub method: &'static str,
     /// See [`Endpoint::PATH`].
     pub path: &'static str,
-    /// See [`Endpoint::SINCE`].
-    pub since: ApiVersion,
+    /// See [`Endpoint::VERSIONS`].
+    pub versions: Versions,
     /// See [`Endpoint::STATUS`].
     pub status: u16,
     /// Makes the schema of the request's fields.
@@ -79,7 +79,7 @@ impl Operation {
             name,
             method,
             path: E::PATH,
-            since: E::SINCE,
+            versions: E::VERSIONS,
             status: E::STATUS.as_u16(),
             request: E::json_schema,
             reply: |generator| generator.subschema_for::<E::Reply>(),
@@ -87,13 +87,14 @@ impl Operation {
     }
 }
 
-/// Declares the endpoints of a service; see the example at the [crate's root](crate).
+/// Declares the endpoints of a service; see the example at the [crate's root](crate). `since` a version means that one
+/// and the later ones; `only` means no other.
 #[macro_export]
 macro_rules! endpoints {
     (
         $(#[doc = $about:literal])+
         $service:ident $name:literal [$($version:literal),+ $(,)?];
-        $( $method:ident $path:literal since $since:literal $request:ident -> $status:ident $reply:ty; )+
+        $( $method:ident $path:literal $range:ident $version_of:literal $request:ident -> $status:ident $reply:ty; )+
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Clone, Copy)]
@@ -115,7 +116,7 @@ macro_rules! endpoints {
                 type Reply = $reply;
                 const METHOD: $crate::Method = $crate::Method::$method;
                 const PATH: &'static str = $path;
-                const SINCE: $crate::ApiVersion = $crate::ApiVersion::new($since);
+                const VERSIONS: $crate::Versions = $crate::Versions::$range($crate::ApiVersion::new($version_of));
                 const STATUS: $crate::StatusCode = $crate::StatusCode::$status;
             }
         )+

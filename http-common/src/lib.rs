@@ -74,5 +74,5 @@ pub use local::Local;
 pub use peer::Peer;
 pub use router::Router;
 pub use server::{BODY_LIMIT, Server};
-pub use version::ApiVersion;
+pub use version::{ApiVersion, Versions};
 pub use wire::round_trip;

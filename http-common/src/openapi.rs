@@ -3,15 +3,34 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::{Operation, Service};
+use crate::{ApiVersion, Operation, Service};
 
 /// The OpenAPI 3.1 document of `T`: what `docs/api/` holds.
 pub fn document<T: Service>() -> Value {
+    let versions: Vec<_> =
+        T::VERSIONS.iter().copied().filter(|version| !given_up::<T>().contains(version)).collect();
+    make::<T>(&versions, |operation| operation.versions.alone().is_none())
+}
+
+/// The document of `version`, which is one of [`given_up`].
+pub fn document_of<T: Service>(version: ApiVersion) -> Value {
+    make::<T>(&[version], |operation| operation.versions.alone() == Some(version))
+}
+
+/// The versions whose endpoints exist in no other version; each has a document of its own.
+pub fn given_up<T: Service>() -> Vec<ApiVersion> {
+    let mut versions: Vec<_> =
+        T::operations().iter().filter_map(|operation| operation.versions.alone()).collect();
+    versions.dedup();
+    versions
+}
+
+fn make<T: Service>(versions: &[ApiVersion], belongs: impl Fn(&Operation) -> bool) -> Value {
     let mut generator = SchemaSettings::draft2020_12()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
         .into_generator();
     let mut paths = Map::new();
-    for operation in T::operations() {
+    for operation in T::operations().into_iter().filter(belongs) {
         let request = (operation.request)(&mut generator).to_value();
         let reply = (operation.reply)(&mut generator).to_value();
         let (path, _) = split(&operation);
@@ -20,7 +39,7 @@ pub fn document<T: Service>() -> Value {
     }
     let mut schemas = generator.take_definitions(true);
     schemas.insert("Error".into(), error_schema());
-    let versions: Vec<_> = T::VERSIONS.iter().map(|version| version.as_str()).collect();
+    let versions: Vec<_> = versions.iter().map(|version| version.as_str()).collect();
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -41,7 +60,7 @@ fn describe(operation: &Operation, mut request: Value, reply: &Value) -> Value {
     let about = request.get("description").cloned().unwrap_or_default();
     let mut parameters = vec![json!({
         "name": "api-version", "in": "query", "required": true, "schema": { "type": "string" },
-        "description": format!("{} or later", operation.since),
+        "description": operation.versions.to_string(),
     })];
     let in_path = path.split(['{', '}']).skip(1).step_by(2).map(|name| (name.to_owned(), "path"));
     for (name, place) in in_path.chain(query.into_iter().map(|name| (name, "query"))) {

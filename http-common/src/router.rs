@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 
 use crate::wire::{self, Unreadable, UriFields};
-use crate::{ApiError, ApiVersion, Endpoint, Handlers, Peer, Serve, Service, chain};
+use crate::{ApiError, ApiVersion, Endpoint, Handlers, Peer, Serve, Service, Versions, chain};
 
 /// All endpoints of a service with the handlers of `S`.
 pub struct Router<S> {
@@ -17,6 +17,7 @@ pub struct Router<S> {
     paths: matchit::Router<usize>,
     routes: Vec<Vec<Route<S>>>,
     patterns: Vec<&'static str>,
+    assumed: Option<ApiVersion>,
 }
 
 /// A handler's outcome: what to send, and what to log if it failed.
@@ -64,7 +65,7 @@ pub(crate) enum Body<'b> {
 
 struct Route<S> {
     method: Method,
-    since: ApiVersion,
+    versions: Versions,
     call: Call<S>,
 }
 
@@ -74,7 +75,14 @@ impl<S: Handlers> Router<S> {
     /// A router without endpoints. Called by [`endpoints!`](crate::endpoints).
     pub fn new<T: Service>() -> Self {
         let paths = matchit::Router::new();
-        Self { name: T::NAME, versions: T::VERSIONS, paths, routes: Vec::new(), patterns: Vec::new() }
+        Self {
+            name: T::NAME,
+            versions: T::VERSIONS,
+            paths,
+            routes: Vec::new(),
+            patterns: Vec::new(),
+            assumed: None,
+        }
     }
 
     /// Adds the endpoint `E`.
@@ -83,7 +91,7 @@ impl<S: Handlers> Router<S> {
         S: Serve<E>,
     {
         let path = E::PATH.split_once('?').map_or(E::PATH, |(path, _)| path);
-        let route = Route { method: E::METHOD, since: E::SINCE, call: call::<S, E> };
+        let route = Route { method: E::METHOD, versions: E::VERSIONS, call: call::<S, E> };
         match self.patterns.iter().position(|known| *known == path) {
             Some(index) => self.routes[index].push(route),
             None => {
@@ -92,6 +100,12 @@ impl<S: Handlers> Router<S> {
                 self.patterns.push(path);
             }
         }
+    }
+
+    /// Takes a request without `api-version` as one of this version; without one, such a request is refused.
+    pub fn assuming(mut self, version: Option<ApiVersion>) -> Self {
+        self.assumed = version;
+        self
     }
 
     /// Name of the service.
@@ -114,7 +128,7 @@ impl<S: Handlers> Router<S> {
             || ApiError::new(StatusCode::NOT_FOUND, format!("no such path in api-version {version}"));
         let found = self.paths.at(uri.path()).map_err(|_| unknown())?;
         let routes = self.routes[*found.value].as_slice();
-        if !routes.iter().any(|route| route.since <= version) {
+        if !routes.iter().any(|route| route.versions.contains(version)) {
             return Err(unknown());
         }
         let mut path = Vec::new();
@@ -135,7 +149,7 @@ impl<S: Handlers> Router<S> {
             texts.join(", ")
         };
         let refuse = |message| Err(ApiError::new(StatusCode::BAD_REQUEST, message));
-        let Some(asked) = asked else {
+        let Some(asked) = asked.or(self.assumed.map(ApiVersion::as_str)) else {
             return refuse(format!("the query parameter api-version is missing; accepted: {}", accepted()));
         };
         match self.versions.iter().find(|version| version.as_str() == asked) {
@@ -155,7 +169,8 @@ impl<S: Handlers> Matched<'_, '_, S> {
         body: &Body<'_>,
     ) -> Result<Running, ApiError> {
         let unprocessable = |error| ApiError::from_error(StatusCode::UNPROCESSABLE_ENTITY, &error);
-        let route = self.routes.iter().find(|route| route.method == *method && route.since <= self.version);
+        let route =
+            self.routes.iter().find(|route| route.method == *method && route.versions.contains(self.version));
         let Some(route) = route else {
             if let Body::Json(body) = body {
                 wire::check_syntax(body).map_err(unprocessable)?;

@@ -20,6 +20,41 @@ impl ApiVersion {
     }
 }
 
+/// The versions that have an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    first: ApiVersion,
+    alone: bool,
+}
+
+impl Versions {
+    /// `first` and all later ones.
+    pub const fn since(first: ApiVersion) -> Self {
+        Self { first, alone: false }
+    }
+
+    /// `version` and no other: a form of the API that was given up.
+    pub const fn only(version: ApiVersion) -> Self {
+        Self { first: version, alone: true }
+    }
+
+    /// Whether `version` is one of them.
+    pub fn contains(self, version: ApiVersion) -> bool {
+        if self.alone { version == self.first } else { version >= self.first }
+    }
+
+    /// The only version, where there is just one.
+    pub const fn alone(self) -> Option<ApiVersion> {
+        if self.alone { Some(self.first) } else { None }
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.first, if self.alone { "only" } else { "or later" })
+    }
+}
+
 impl fmt::Display for ApiVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)

@@ -8,7 +8,7 @@ use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::{Endpoint, Service};
+use crate::{ApiVersion, Endpoint, Service};
 
 /// A request as it leaves a client.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ pub(crate) struct UriFields<'a> {
     pub(crate) query: Vec<(String, String)>,
 }
 
-/// Writes `request` for the newest version of its service.
+/// Writes `request` for the newest version that has its endpoint.
 pub(crate) fn encode<E: Endpoint>(request: &E) -> Result<Encoded, serde_json::Error> {
-    let version = E::Service::VERSIONS.last().map_or("", |version| version.as_str());
+    let version = E::VERSIONS.alone().or(E::Service::VERSIONS.last().copied()).map_or("", ApiVersion::as_str);
     let names = UriNames::of(E::PATH);
     if names.is_empty() {
         let body = Zeroizing::new(serde_json::to_vec(request)?);

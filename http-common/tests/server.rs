@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_common::{
-    ApiError, Client, ClientError, Handlers, Peer, Serve, Server, StatusCode, blocking, listen,
+    ApiError, ApiVersion, Client, ClientError, Handlers, Peer, Router, Serve, Server, StatusCode, blocking,
+    listen,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,9 +37,16 @@ pub struct Fail {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Remove {}
 
+/// A form that was given up.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct OldEcho {
+    name: String,
+}
+
 http_common::endpoints! {
     /// For tests.
-    TestApi "test" ["2020-09-01", "2021-05-01"];
+    TestApi "test" ["2019-01-01-preview", "2020-09-01", "2021-05-01"];
+    POST   "/echo"        only  "2019-01-01-preview" OldEcho -> OK String;
     POST   "/echo"        since "2020-09-01" Echo   -> OK Echo;
     POST   "/sleep"       since "2020-09-01" Sleep  -> OK String;
     GET    "/fail/{how}"  since "2021-05-01" Fail   -> OK String;
@@ -75,6 +83,12 @@ impl Serve<Echo> for Test {
     }
 }
 
+impl Serve<OldEcho> for Test {
+    async fn serve(&self, _: Peer, request: OldEcho) -> Result<String, Refused> {
+        Ok(request.name)
+    }
+}
+
 impl Serve<Sleep> for Test {
     async fn serve(&self, _: Peer, request: Sleep) -> Result<String, Refused> {
         tokio::time::sleep(Duration::from_millis(request.millis)).await;
@@ -100,6 +114,7 @@ impl Serve<Remove> for Test {
 
 fn serve(
     socket: &Path,
+    router: Router<Test>,
     max_requests: usize,
     max_connections: usize,
 ) -> (watch::Sender<bool>, std::thread::JoinHandle<()>) {
@@ -110,9 +125,7 @@ fn serve(
         runtime.block_on(async {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            Server::new(Arc::new(Test), router(), max_requests, max_connections)
-                .run(listener, stopping)
-                .await;
+            Server::new(Arc::new(Test), router, max_requests, max_connections).run(listener, stopping).await;
         });
     });
     (stop, thread)
@@ -128,9 +141,13 @@ struct Running {
 
 impl Running {
     fn start(max_requests: usize, max_connections: usize) -> Self {
+        Self::with_router(router(), max_requests, max_connections)
+    }
+
+    fn with_router(router: Router<Test>, max_requests: usize, max_connections: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("test.sock");
-        let (stop, thread) = serve(&socket, max_requests, max_connections);
+        let (stop, thread) = serve(&socket, router, max_requests, max_connections);
         Self { _dir: dir, socket, stop, thread: Some(thread) }
     }
 
@@ -239,6 +256,24 @@ fn an_endpoint_is_unknown_before_its_version() {
 }
 
 #[test]
+fn a_form_that_was_given_up_is_served_under_its_version_alone() {
+    let server = Running::start(10, 100);
+    assert_eq!(server.client().call(&OldEcho { name: "old".into() }).unwrap(), "old");
+    assert_eq!(server.client().call(&echo("new")).unwrap(), echo("new"));
+    let sleep = "POST /sleep?api-version=2019-01-01-preview HTTP/1.0\r\n\r\n";
+    assert!(raw(&server.socket, sleep).starts_with("HTTP/1.0 404"));
+}
+
+#[test]
+fn a_request_without_version_is_one_of_the_assumed_version() {
+    let request = "POST /echo HTTP/1.0\r\ncontent-length: 14\r\n\r\n{\"name\":\"old\"}";
+    for (assumed, status) in [(None, "400"), (Some(ApiVersion::new("2019-01-01-preview")), "200")] {
+        let server = Running::with_router(router().assuming(assumed), 10, 100);
+        assert_eq!(&raw(&server.socket, request)[9..12], status);
+    }
+}
+
+#[test]
 fn a_caller_beyond_the_limit_waits_and_idle_connections_take_no_slot() {
     let server = Running::start(1, 100);
     let _idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
@@ -339,7 +374,7 @@ fn a_kept_connection_that_the_server_closed_is_replaced() {
     let client = server.client();
     client.call(&echo("before")).unwrap();
     server.stop();
-    let (stop, thread) = serve(&server.socket, 10, 100);
+    let (stop, thread) = serve(&server.socket, router(), 10, 100);
     (server.stop, server.thread) = (stop, Some(thread));
     assert_eq!(client.call(&echo("after")).unwrap(), echo("after"));
 }

@@ -87,6 +87,7 @@ impl Daemon for Identityd {
             max_requests: config.max_requests,
             endpoint: config.endpoints.of(Service::Identityd),
             log_level: config.log_level.clone(),
+            assumed_version: None,
         }
     }
 

@@ -20,6 +20,7 @@ impl Daemon for Keyd {
             max_requests: config.max_requests,
             endpoint: config.endpoints.of(Service::Keyd),
             log_level: config.log_level.clone(),
+            assumed_version: None,
         }
     }
 

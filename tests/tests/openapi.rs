@@ -5,21 +5,21 @@
 use std::{env, fs, path::PathBuf};
 
 use cert_api::CertificatesApi;
-use http_common::{Service, openapi::document};
+use http_common::{
+    Service,
+    openapi::{document, document_of, given_up},
+};
 use identity_api::IdentitiesApi;
 use key_api::KeysApi;
+use serde_json::Value;
 use tpm_api::TpmApi;
 
 #[test]
 fn the_documents_are_those_of_the_tables() {
-    for (name, document) in [
-        (KeysApi::NAME, openapi::<KeysApi>()),
-        (CertificatesApi::NAME, openapi::<CertificatesApi>()),
-        (IdentitiesApi::NAME, openapi::<IdentitiesApi>()),
-        (TpmApi::NAME, openapi::<TpmApi>()),
-    ] {
-        is_current(&format!("{name}.json"), &document);
-    }
+    are_current::<KeysApi>();
+    are_current::<CertificatesApi>();
+    are_current::<IdentitiesApi>();
+    are_current::<TpmApi>();
 }
 
 #[test]
@@ -42,8 +42,14 @@ fn is_current(name: &str, expected: &str) {
     );
 }
 
-fn openapi<T: Service>() -> String {
-    serde_json::to_string_pretty(&document::<T>()).unwrap() + "\n"
+/// The document of a service, and one for each version that was given up.
+#[track_caller]
+fn are_current<T: Service>() {
+    let text = |document: Value| serde_json::to_string_pretty(&document).unwrap() + "\n";
+    is_current(&format!("{}.json", T::NAME), &text(document::<T>()));
+    for version in given_up::<T>() {
+        is_current(&format!("{}-{version}.json", T::NAME), &text(document_of::<T>(version)));
+    }
 }
 
 /// The table of a service in Markdown.
@@ -51,14 +57,14 @@ fn rows<T: Service>() -> String {
     let versions: Vec<_> = T::VERSIONS.iter().map(|version| format!("`{version}`")).collect();
     let mut text = format!(
         "\n## {}\n\n{}\nAccepted versions: {}. [OpenAPI document]({0}.json).\n\n\
-         | method | path | from version | request | success |\n|---|---|---|---|---|\n",
+         | method | path | versions | request | success |\n|---|---|---|---|---|\n",
         T::NAME,
         T::ABOUT.trim(),
         versions.join(", "),
     );
     for row in T::operations() {
         let status = row.status;
-        text += &format!("| {} | `{}` | {} | `{}` | {status} |\n", row.method, row.path, row.since, row.name);
+        text += &format!("| {} | `{}` | {} | `{}` | {status} |\n", row.method, row.path, row.versions, row.name);
     }
     text
 }
