@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Style {
     /// Which.
     pub(crate) contents: Contents,
-    /// Characters of a line of base64; 0 for a single line.
+    /// Characters of a line of base64; 0 for a single line (RFC 4648, section 3.1), which strongSwan insists on.
     pub(crate) line_length: usize,
     /// What ends a line.
     pub(crate) line_ending: LineEnding,
@@ -60,7 +60,7 @@ pub(crate) enum LineEnding {
 impl Default for Style {
     fn default() -> Style {
         let (contents, line_ending) = (Contents::default(), LineEnding::default());
-        Style { contents, line_length: 64, line_ending, pem: false, binary: false }
+        Style { contents, line_length: 0, line_ending, pem: false, binary: false }
     }
 }
 
@@ -174,13 +174,11 @@ mod tests {
     #[test]
     fn lines_are_as_told() {
         let write = |style: Style| String::from_utf8(style.write(&[0; 99])).unwrap();
-        assert_eq!(
-            write(Style::default()),
-            format!("{}\n{}\n{}\n", "A".repeat(64), "A".repeat(64), "A".repeat(4))
-        );
-        let one = Style { line_length: 0, line_ending: LineEnding::CrLf, ..Style::default() };
-        assert_eq!(write(one), format!("{}\r\n", "A".repeat(132)));
-        let pem = Style { line_length: 0, pem: true, ..Style::default() };
+        assert_eq!(write(Style::default()), "A".repeat(132) + "\n");
+        let crlf = Style { line_length: 64, line_ending: LineEnding::CrLf, ..Style::default() };
+        let line = |length| format!("{}\r\n", "A".repeat(length));
+        assert_eq!(write(crlf), [line(64), line(64), line(4)].concat());
+        let pem = Style { pem: true, ..Style::default() };
         assert!(write(pem).starts_with("-----BEGIN PKCS7-----\nAAAA"));
     }
 }

@@ -6,9 +6,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cloud_sim::{Options, Ready, Sim};
 use openssl::{
     hash::MessageDigest,
-    pkey::PKey,
+    pkey::{PKey, Private},
     sign::Signer,
     ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode},
+    x509::X509,
 };
 use serde_json::{Value, json};
 use std::{
@@ -53,10 +54,20 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(ready: &Ready, authority: &str) -> io::Result<Client> {
+        Client::connect_as(ready, authority, None)
+    }
+
+    /// The same, showing a certificate.
+    pub(crate) fn connect_as(ready: &Ready, authority: &str, shown: Option<&Identity>) -> io::Result<Client> {
         // Not SslConnector: it reads the system's CA certificates each time, which takes longer than all the rest.
         let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
         context.set_ca_file(&ready.ca).unwrap();
         context.set_verify(SslVerifyMode::PEER);
+        if let Some(Identity { chain, key }) = shown {
+            context.set_certificate(&chain[0]).unwrap();
+            context.set_private_key(key).unwrap();
+            chain[1..].iter().for_each(|it| context.add_extra_chain_cert(it.clone()).unwrap());
+        }
         let (host, port) = authority.rsplit_once(':').unwrap();
         let stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap()))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -75,13 +86,25 @@ impl Client {
         headers: &[(&str, &str)],
         body: &Value,
     ) -> io::Result<Answer> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let json = [headers, &[("content-type", "application/json")]].concat();
+        self.send_text(method, target, if body.is_empty() { headers } else { &json }, &body)
+    }
+
+    /// One request with a body that is not JSON.
+    pub(crate) fn send_text(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<Answer> {
         let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n", self.authority);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        let body = if body.is_null() { String::new() } else { body.to_string() };
         if !body.is_empty() {
-            head.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
         }
         self.stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
         self.read()
@@ -120,6 +143,37 @@ impl Client {
                 Ok(())
             }
         }
+    }
+}
+
+/// A certificate with its issuers, and its key.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) chain: Vec<X509>,
+    pub(crate) key: PKey<Private>,
+}
+
+impl Identity {
+    /// From `POST /issue`.
+    pub(crate) fn issued(sim: &Sim, order: &Value) -> Identity {
+        let (status, issued) = sim.admin("POST", "/issue", order);
+        assert_eq!(status, 201, "{issued}");
+        let pem = |member: &str| issued[member].as_str().unwrap().as_bytes().to_vec();
+        let chain = X509::stack_from_pem(&pem("chain")).unwrap();
+        Identity { chain, key: PKey::private_key_from_pem(&pem("private_key")).unwrap() }
+    }
+
+    /// Without the issuers.
+    pub(crate) fn alone(&self) -> Identity {
+        Identity { chain: self.chain[..1].to_vec(), key: self.key.clone() }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        String::from_utf8(self.chain[0].to_pem().unwrap()).unwrap()
+    }
+
+    pub(crate) fn thumbprint(&self, digest: MessageDigest) -> String {
+        self.chain[0].digest(digest).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
