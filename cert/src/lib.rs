@@ -31,6 +31,7 @@ use std::sync::{Arc, RwLock};
 
 use cert_api::{Config, CreateCertificate, Issuance, Issuer};
 use config_common::{Acl, Allowed, Service};
+use http_common::https::ProxyRules;
 use http_common::{Client, Peer};
 use openssl::x509::X509;
 
@@ -65,12 +66,15 @@ pub(crate) struct Current {
 }
 
 impl Certd {
-    /// certd as `config` says, with private keys from `private`. Waits for nobody.
+    /// certd as `config` says, with private keys from `private`. Waits for the disk and for nobody else.
     pub fn new(config: Config, private: Arc<dyn PrivateKeys>) -> Self {
         let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
         let turns = Arc::new(Turns::default());
         let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns));
         let current = Current::new(&config, &config);
+        if let Err(error) = current.store.clean() {
+            tracing::warn!("{}", http_common::chain(&error));
+        }
         current.warn();
         let current = RwLock::new(Arc::new(current));
         Self { current, issuing, turns, under_way: Joined::default(), started_with: config }
@@ -147,13 +151,22 @@ impl Current {
         }
     }
 
-    /// Tells what is accepted and was perhaps not meant.
+    /// Tells what is accepted and was perhaps not meant. Waits for the disk.
     fn warn(&self) {
         for error in self.store.warnings() {
             tracing::warn!("{}", http_common::chain(&error));
         }
         for warning in issue::warnings(&self.issuance) {
             tracing::warn!("{warning}");
+        }
+        let Some(est) = &self.issuance.est else { return };
+        for id in est.trusted_certs.iter().filter(|id| !matches!(self.store.read(id), Ok(Some(_)))) {
+            tracing::warn!(
+                "cert_issuance.est.trusted_certs: there is no certificate {id:?}; nothing is issued over EST"
+            );
+        }
+        if let Err(error) = ProxyRules::from_env() {
+            tracing::warn!("nothing is issued over EST: {}", http_common::chain(&error));
         }
     }
 }

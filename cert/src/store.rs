@@ -127,6 +127,15 @@ impl Store {
         Ok(())
     }
 
+    /// Removes what a power cut amid a write has left. Only for a time when nobody writes.
+    pub(crate) fn clean(&self) -> Result<(), StoreError> {
+        let removed = durable::clean_leftovers(&self.directory)?;
+        if removed > 0 {
+            tracing::info!("removed {removed} unfinished files from {}", self.directory.display());
+        }
+        Ok(())
+    }
+
     /// What cannot be used among the preloaded certificates.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = StoreError> {
         self.preloaded.iter().filter_map(|(id, place)| match place {

@@ -85,9 +85,13 @@ mod tests {
         let turns = Arc::new(Turns::default());
         let (slow, quick, other) = (turns.begin("a"), turns.begin("a"), turns.begin("b"));
         let mut log = Vec::new();
-        quick.take(|| Ok::<_, ()>(log.push("quick"))).unwrap();
-        slow.take(|| Ok::<_, ()>(log.push("slow"))).unwrap();
-        other.take(|| Ok::<_, ()>(log.push("other"))).unwrap();
+        for (turn, name) in [(&quick, "quick"), (&slow, "slow"), (&other, "other")] {
+            let change = || {
+                log.push(name);
+                Ok::<_, ()>(())
+            };
+            turn.take(change).unwrap();
+        }
         assert_eq!(log, ["quick", "other"]);
     }
 
@@ -97,7 +101,11 @@ mod tests {
         let (first, second) = (turns.begin("a"), turns.begin("a"));
         assert!(second.take(|| Err(())).is_err());
         let mut written = false;
-        first.take(|| Ok::<_, ()>(written = true)).unwrap();
+        let change = || {
+            written = true;
+            Ok::<_, ()>(())
+        };
+        first.take(change).unwrap();
         assert!(written);
     }
 

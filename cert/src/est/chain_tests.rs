@@ -54,8 +54,10 @@ fn small_clients_get_no_root_when_it_is_too_much() {
         list.insert(0, issuer.cert.clone());
         let pem = to_pem(&list).unwrap();
         let reply = serde_json(&pem);
-        let (found, has_root) =
-            (pem.matches("BEGIN").count(), pem.ends_with(&pem::text(&[root.cert.clone()]).unwrap()));
+        let (found, has_root) = (
+            pem.matches("BEGIN").count(),
+            pem.ends_with(&pem::text(std::slice::from_ref(&root.cert)).unwrap()),
+        );
         assert_eq!(found, if has_root { list.len() } else { list.len() - 1 });
         assert!(has_root == (serde_json(&pem::text(&list).unwrap()) <= SMALL_REPLY), "{reply}");
     }

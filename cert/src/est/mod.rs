@@ -11,6 +11,7 @@
 pub(crate) mod answer;
 mod attributes;
 pub(crate) mod chain;
+mod error;
 pub(crate) mod thread;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -20,12 +21,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_common::https::{Https, HttpsError, HttpsOptions};
+use http_common::https::{Https, HttpsOptions};
 use http_common::retry::{Attempts, FailureKind, RetryPolicy, parse_retry_after};
 use openssl::x509::{X509, X509ReqRef};
 use url::Url;
 
-use answer::BadAnswer;
+pub use error::EstError;
 
 /// One EST server, or one label of it, and how to talk to it.
 pub(crate) struct Server {
@@ -46,71 +47,6 @@ pub(crate) enum Operation {
     SimpleReenroll,
     /// The wishes of the authority.
     CsrAttrs,
-}
-
-/// Why a server did not give what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum EstError {
-    /// No answer.
-    #[error("no answer to {operation}")]
-    NoAnswer {
-        /// What was asked.
-        operation: &'static str,
-        /// Why.
-        source: HttpsError,
-    },
-    /// An answer that says no.
-    #[error("{url} answers {status}{hint}{text}")]
-    Refused {
-        /// What was asked.
-        url: String,
-        /// The status.
-        status: StatusCode,
-        /// What may be wrong on our side.
-        hint: &'static str,
-        /// What the server says, if it says something.
-        text: String,
-    },
-    /// The authority has not decided in time.
-    #[error("{url} has not decided yet (202){}", .after.map(|after| format!(", it wants to be asked again in {} s", after.as_secs())).unwrap_or_default())]
-    Pending {
-        /// What was asked.
-        url: String,
-        /// When to ask again, if the server says so.
-        after: Option<Duration>,
-    },
-    /// The server sends us elsewhere, where we must not go without being told by an administrator.
-    #[error(
-        "{from} redirects to {to}, which is not followed: {why}; if it is right, configure it as the URL"
-    )]
-    Redirected {
-        /// What was asked.
-        from: String,
-        /// Where it sends us.
-        to: String,
-        /// Why not.
-        why: &'static str,
-    },
-    /// An answer that cannot be understood.
-    #[error("{url} answers something wrong")]
-    BadAnswer {
-        /// What was asked.
-        url: String,
-        /// What is wrong.
-        source: BadAnswer,
-    },
-    /// What was issued is for somebody else.
-    #[error("the EST server issued something else")]
-    NotOurs(#[from] chain::NotForKey),
-    /// The configured URL or password cannot be sent.
-    #[error("{0} cannot be sent")]
-    Unsendable(&'static str),
-    /// The time for everything together is over.
-    #[error("the EST server took longer than {} s", .0.as_secs())]
-    TooLate(Duration),
-    /// No thread to do it on.
-    #[error("cannot start a thread")]
-    NoThread(#[source] std::io::Error),
 }
 
 impl Server {
@@ -149,7 +85,7 @@ impl Server {
 
     /// The kinds of keys that the authority wishes, in keyd's form; none if it has no wish, or does not say.
     pub(crate) async fn key_algorithms(&self) -> Result<Option<&'static str>, EstError> {
-        let (url, answer) = match self.exchange(Operation::CsrAttrs, &String::new()).await {
+        let (url, answer) = match self.exchange(Operation::CsrAttrs, "").await {
             Err(EstError::Refused { status, .. }) if NOT_OFFERED.contains(&status) => return Ok(None),
             answer => answer?,
         };
@@ -182,7 +118,7 @@ impl Server {
                 }
                 Ok((url, answer)) if SUCCESS.contains(&answer.status()) => return Ok((url, answer)),
                 Ok((url, answer)) => {
-                    let failure = refused(&url, &answer);
+                    let failure = EstError::refused(&url, &answer);
                     let kind = kind_of_status(answer.status(), retry_after(&answer));
                     attempts.after(kind, &RETRIES, left, fastrand::f64()).ok_or(failure)?
                 }
@@ -260,17 +196,6 @@ impl Operation {
     }
 }
 
-impl EstError {
-    /// Whether the server does not accept the TLS client certificate, or wants another kind of authentication.
-    pub(crate) fn is_unauthorized(&self) -> bool {
-        match self {
-            Self::NoAnswer { source, .. } => matches!(source, HttpsError::CertificateRefused { .. }),
-            Self::Refused { status, .. } => *status == StatusCode::UNAUTHORIZED,
-            _ => false,
-        }
-    }
-}
-
 /// The name of the operation behind the last `/` of the base's path, which gets one if it has none.
 fn operation_url(base: &Url, operation: Operation) -> Url {
     let mut url = base.clone();
@@ -297,21 +222,6 @@ fn redirected(from: &Url, operation: Operation, answer: &Response<Bytes>) -> Res
         return Err(stop("an enrolment cannot become a GET"));
     }
     Ok(to)
-}
-
-fn refused(url: &Url, answer: &Response<Bytes>) -> EstError {
-    let status = answer.status();
-    let hint = match status {
-        StatusCode::UNAUTHORIZED => " (are user name and password, or the client certificate, right?)",
-        StatusCode::FORBIDDEN => " (it does not allow this to our identity)",
-        StatusCode::NOT_FOUND => " (is the path of the configured URL right, for example /.well-known/est?)",
-        _ => "",
-    };
-    let text = String::from_utf8_lossy(answer.body());
-    let text: String =
-        text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(TEXT).collect();
-    let text = if text.is_empty() { text } else { format!(": {text:?}") };
-    EstError::Refused { url: url.to_string(), status, hint, text }
 }
 
 fn kind_of_status(status: StatusCode, retry_after: Option<Duration>) -> FailureKind {
@@ -357,8 +267,6 @@ const ATTEMPT: Duration = Duration::from_secs(25);
 /// The shortest time before a pending request is repeated.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 const RETRIES: RetryPolicy = RetryPolicy { network: 1, server: 1, throttled: 1 };
-/// Characters of a server's text that are logged.
-const TEXT: usize = 200;
 
 #[cfg(test)]
 mod tests;

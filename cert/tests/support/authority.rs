@@ -110,7 +110,7 @@ impl Issued {
     }
 
     pub fn cert_pem(&self) -> String {
-        pem(&[self.cert.clone()])
+        pem(std::slice::from_ref(&self.cert))
     }
 
     pub fn key_pem(&self) -> String {

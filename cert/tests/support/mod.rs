@@ -9,6 +9,7 @@
 
 pub mod authority;
 pub mod http;
+pub mod proxy;
 pub mod server;
 
 pub use authority::Issued;

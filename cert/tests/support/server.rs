@@ -186,16 +186,16 @@ impl Shared {
         let Some(acceptor) = acceptor else { return self.converse(stream, None) };
         let Ok(stream) = acceptor.accept(stream) else { return };
         let client = stream.ssl().peer_certificate();
-        self.converse(stream, client);
+        self.converse(stream, client.as_ref());
     }
 
-    fn converse(&self, mut stream: impl Read + Write, client: Option<X509>) {
+    fn converse(&self, mut stream: impl Read + Write, client: Option<&X509>) {
         while let Some(request) = Request::read(&mut stream) {
             let path = request.target.split('?').next().unwrap_or_default();
             let path = path.split_once("/.well-known/est/").map_or("", |(_, rest)| rest);
             let (label, operation) = path.rsplit_once('/').unwrap_or(("", path));
             let seen =
-                Seen { label: label.into(), operation: operation.into(), client: client.clone(), request };
+                Seen { label: label.into(), operation: operation.into(), client: client.cloned(), request };
             self.seen.lock().unwrap().push(seen.clone());
             let instead = self.instead.lock().unwrap().get_mut(&seen.operation).and_then(VecDeque::pop_front);
             let (status, headers, body) = match instead {

@@ -4,7 +4,7 @@ use std::fs;
 
 use suite_tests::keys::{Keys as _, key_file};
 
-use super::{Certs, Plant, chain, csr};
+use super::{Certs, Plant, chain, csr, says};
 use crate::support::authority::{Issued, common_name};
 use crate::support::{Answer, EstServer, Settings};
 
@@ -79,7 +79,7 @@ fn an_expired_or_refused_identity_is_replaced() {
     assert_eq!(server.enrolments()[0].client_name().as_deref(), Some("boot"));
     give(&plant, "est-id", &Issued::root("stranger").leaf("not from here"));
     chain(plant.client().issue("press", &csr("a")));
-    assert!(plant.certd.log().contains("does not accept the identity"), "{}", plant.certd.log());
+    says(&plant.certd, "does not accept the identity");
     assert!(chain(plant.client().fetch("est-id"))[0] == server.issued()[2]);
 }
 
@@ -105,14 +105,10 @@ fn nothing_is_lost_when_the_first_identity_is_not_given() {
     plant.client().issue("press", &csr("a")).expect(500);
     assert_eq!(fs::read(key_file(&plant.keyd.home(), "est-id")).unwrap(), before);
     plant.client().fetch("est-id").expect(400);
-    assert!(
-        plant.certd.log().contains("could not be got with the bootstrap identity"),
-        "{}",
-        plant.certd.log()
-    );
+    says(&plant.certd, "could not be got with the bootstrap identity");
     assert_eq!(plant.client().forget("boot").status, 204);
     plant.client().issue("press", &csr("a")).expect(500);
-    assert!(plant.certd.log().contains("the bootstrap identity \"boot\" cannot be used, there is none"));
+    says(&plant.certd, "the bootstrap identity \"boot\" cannot be used, there is none");
 }
 
 #[test]

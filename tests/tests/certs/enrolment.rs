@@ -2,19 +2,26 @@
 
 use openssl::x509::X509;
 
-use super::{Certs, Plant, chain, csr};
+use suite_tests::harness::{KEYD, Setup};
+
+use super::{Certs, Plant, chain, csr, says};
 use crate::support::authority::{Issued, pem};
+use crate::support::proxy::Proxy;
 use crate::support::{Answer, EstServer, Settings};
 
 /// certd with `press` over EST at `server`, with its root trusted and HTTP Basic.
 fn plant(server: &EstServer, more: &str) -> Plant {
-    let plant = Plant::new(&format!(
+    let plant = Plant::new(&config(server, more));
+    plant.client().import("est-root", &server.settings().root.cert_pem()).expect(201);
+    plant
+}
+
+fn config(server: &EstServer, more: &str) -> String {
+    format!(
         "[cert_issuance.press]\nmethod = 'est'\n[cert_issuance.est]\ntrusted_certs = ['est-root']\n\
          username = 'user'\npassword = 'word'\n[cert_issuance.est.urls]\ndefault = '{}'\n{more}",
         server.url("")
-    ));
-    plant.client().import("est-root", &server.settings().root.cert_pem()).expect(201);
-    plant
+    )
 }
 
 fn settings() -> Settings {
@@ -64,7 +71,7 @@ fn certs_54_answers_that_are_none_change_nothing() {
     server.next("cacerts", raw(404, ""));
     plant.client().issue("press", &csr("a")).expect(500);
     assert!(chain(plant.client().fetch("press")) == before);
-    assert!(plant.certd.log().contains("is for the key in the request"), "{}", plant.certd.log());
+    says(&plant.certd, "is for the key in the request");
     assert!(!plant.certd.log().contains("dXNlcjp3b3Jk") && !plant.certd.log().contains("word'"));
 }
 
@@ -88,7 +95,7 @@ fn certs_56_without_complete_authentication_nothing_is_sent() {
     plant.client().issue("press", &csr("a")).expect(500);
     plant.client().issue("none", &csr("a")).expect(500);
     assert!(server.seen().is_empty());
-    assert!(plant.certd.log().contains("no complete authentication"), "{}", plant.certd.log());
+    says(&plant.certd, "no complete authentication");
 }
 
 #[test]
@@ -109,17 +116,45 @@ fn certs_57_which_server() {
 }
 
 #[test]
+fn a_proxy_is_obeyed() {
+    let (server, proxy) = (EstServer::start(settings()), Proxy::start());
+    let keyd = Setup::new(&KEYD).start();
+    let config = config(&server, "").replace("localhost", "pki.plant.example");
+    let url = format!("http://user:p%40w@127.0.0.1:{}", proxy.port);
+    let certd = super::certd(&config, &keyd).env("HTTPS_PROXY", &url).start();
+    certd.client().import("est-root", &server.settings().root.cert_pem()).expect(201);
+    certd.client().issue("press", &csr("a")).expect(500);
+    says(&certd, "it was issued for another name");
+    let seen = proxy.seen();
+    assert_eq!(seen[0].target, format!("pki.plant.example:{}", server.port));
+    assert_eq!(seen[0].header("proxy-authorization"), Some("Basic dXNlcjpwQHc="));
+    assert_eq!(seen[0].header("authorization"), None, "the server's password is not for the proxy");
+    let certd = super::certd(&self::config(&server, ""), &keyd).env("https_proxy", &url).start();
+    certd.client().import("est-root", &server.settings().root.cert_pem()).expect(201);
+    chain(certd.client().issue("press", &csr("a")));
+    assert_eq!(proxy.seen().last().unwrap().target, format!("localhost:{}", server.port));
+    let before = proxy.seen().len();
+    let certd = certd.stop().env("NO_PROXY", "localhost").start();
+    chain(certd.client().issue("press", &csr("a")));
+    assert_eq!(proxy.seen().len(), before);
+    let certd = certd.stop().env("https_proxy", "socks5://host").start();
+    says(&certd, "nothing is issued over EST: https_proxy");
+    certd.client().issue("press", &csr("a")).expect(500);
+    certd.client().fetch("press").expect(200);
+}
+
+#[test]
 fn whom_nobody_vouches_for_is_told_nothing() {
     let server = EstServer::start(settings());
     let plant = plant(&server, "");
     plant.client().import("est-root", &Issued::root("other").cert_pem()).expect(201);
     plant.client().issue("press", &csr("a")).expect(500);
     assert!(server.seen().is_empty());
-    assert!(plant.certd.log().contains("is not trusted"), "{}", plant.certd.log());
+    says(&plant.certd, "is not trusted");
     let bundle = [Issued::root("other").cert, server.settings().root.cert.clone()];
     plant.client().import("est-root", &pem(&bundle)).expect(201);
     chain(plant.client().issue("press", &csr("a")));
     assert_eq!(plant.client().forget("est-root").status, 204);
     plant.client().issue("press", &csr("a")).expect(500);
-    assert!(plant.certd.log().contains("\"est-root\""), "{}", plant.certd.log());
+    says(&plant.certd, "\"est-root\"");
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use suite_tests::harness::{CERTD, Setup};
 
-use super::{Certs, any_pem};
+use super::{Certs, any_pem, says};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/certd");
 
@@ -76,7 +76,7 @@ fn certs_50_a_file_that_is_no_text_harms_nobody() {
     fs::write(&file, [0x30, 0x82, 0xff]).unwrap();
     certd.client().fetch("x").expect(500);
     assert!(certd.is_running());
-    assert!(certd.log().contains("is not UTF-8"), "{}", certd.log());
+    says(&certd, "is not UTF-8");
     certd.client().import("x", &any_pem()).expect(201);
     certd.client().fetch("x").expect(200);
 }

@@ -20,7 +20,7 @@ mod support;
 use openssl::x509::{X509, X509Req};
 use serde_json::{Value, json};
 use suite_tests::{
-    harness::{CERTD, Daemon, KEYD, Setup},
+    harness::{BOUND, CERTD, Daemon, KEYD, Setup},
     http::{Client, Reply},
     keys::segment,
 };
@@ -102,6 +102,12 @@ fn chain(reply: Reply) -> Vec<X509> {
     let status = reply.status;
     assert!(status == 200 || status == 201, "{reply:?}");
     X509::stack_from_pem(reply.expect(status).string("pem").as_bytes()).unwrap()
+}
+
+/// Wait until the log says so.
+#[track_caller]
+fn says(certd: &Daemon, text: &str) {
+    certd.wait_for_log(BOUND, |line| line.contains(text));
 }
 
 /// A certificate in PEM.
