@@ -3,7 +3,7 @@
 //!
 //! It is strict where certd has to be right (methods, content types, signatures of requests, who re-enrols what), and can
 //! be told to be as slow, wrong or odd as servers are.
-#![allow(dead_code, reason = "each test uses another part")]
+#![allow(dead_code, unused_imports, reason = "each test uses another part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends by panicking: that is its report")]
 #![allow(unreachable_pub, missing_docs, reason = "a module of tests, included by several")]
 

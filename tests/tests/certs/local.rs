@@ -6,7 +6,8 @@ use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
-use serde_json::json;
+use serde_json::{Value, json};
+use suite_tests::http::with_body;
 use suite_tests::keys::{Keys as _, key_file};
 
 use super::{Certs, Plant, any_pem, chain, csr, pem_of, says};
@@ -177,4 +178,31 @@ fn certs_39_40_without_an_authority() {
     plant.client().issue("leaf", &csr("b")).expect(500);
     says(&plant.certd, "is not the one in the certificate of the issuer");
     assert!(chain(plant.client().fetch("leaf")) == before);
+}
+
+/// What `aziot-edged` does with its authority and its certificates, in its words.
+#[test]
+fn row_03_edged_with_its_own_authority() {
+    let (plant, _) = with_authority(LOCAL, "rsa-2048:*");
+    let client = plant.client();
+    plant.keyd.client().create_pair("aziot-edged-ca", "rsa-2048:*");
+    let ca = authority_request(&plant, "aziot-edged-ca");
+    let handle = plant.keyd.client().load_pair("site-ca");
+    let call = |method: &str, target: &str, body: &Value| {
+        let head = format!("{method} {target}?api-version=2020-09-01 HTTP/1.1\r\nhost: certd.sock\r\n");
+        client.send(with_body(&head, &[("content-type", "application/json")], body.to_string()))
+    };
+    let issuer = json!({ "certId": "site-ca", "privateKeyHandle": handle });
+    chain(call("POST", "/certificates", &json!({ "certId": "aziot-edged-ca", "csr": ca, "issuer": issuer })));
+    let handle = plant.keyd.client().load_pair("aziot-edged-ca");
+    let issuer = json!({ "certId": "aziot-edged-ca", "privateKeyHandle": handle });
+    let body =
+        json!({ "certId": "aziot-edged/module/$edgeHub:server", "csr": csr("edgehub"), "issuer": issuer });
+    assert_eq!(chain(call("POST", "/certificates", &body)).len(), 3);
+    let id = "/certificates/aziot-edged%2Fmodule%2F$edgeHub:server";
+    let pem = client.get(id).expect(200).string("pem");
+    call("PUT", "/certificates/copy", &json!({ "pem": pem })).expect(201);
+    assert_eq!(client.delete(id, None).status, 204);
+    client.get(id).expect(400);
+    assert_eq!(client.fetch("copy").expect(200).string("pem"), pem);
 }
