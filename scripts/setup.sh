@@ -26,6 +26,7 @@ ca-certificates    test -e /etc/ssl/certs/ca-certificates.crt
 readonly TEST_NEEDS='
 libtss2-dev        pkg-config --exists tss2-esys tss2-sys tss2-tctildr
 swtpm              command -v swtpm
+tpm2-tools         command -v tpm2_readpublic
 util-linux         command -v setpriv && command -v unshare && command -v prlimit
 systemd            command -v systemd-socket-activate
 strace             command -v strace
