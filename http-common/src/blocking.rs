@@ -198,7 +198,7 @@ fn is_timeout(error: &io::Error) -> bool {
 
 /// Bytes read at a time.
 const FIRST_BUFFER: usize = 4096;
-const MAX_HEADERS: usize = 32;
+const MAX_HEADERS: usize = 128;
 /// Connections kept for later calls.
 const KEPT: usize = 8;
 
