@@ -64,7 +64,8 @@ fn rows<T: Service>() -> String {
     );
     for row in T::operations() {
         let status = row.status;
-        text += &format!("| {} | `{}` | {} | `{}` | {status} |\n", row.method, row.path, row.versions, row.name);
+        text +=
+            &format!("| {} | `{}` | {} | `{}` | {status} |\n", row.method, row.path, row.versions, row.name);
     }
     text
 }
