@@ -71,6 +71,8 @@ pub(crate) const AUTH_FAIL: u32 = 0x08E;
 pub(crate) const BAD_AUTH: u32 = 0x0A2;
 /// TPM2_Startup is needed first.
 pub(crate) const INITIALIZE: u32 = 0x100;
+/// The TPM has failed.
+pub(crate) const FAILURE: u32 = 0x101;
 /// No room for another object.
 pub(crate) const OBJECT_MEMORY: u32 = 0x902;
 /// No room for another session.
@@ -110,7 +112,7 @@ const NAMES: &[(u32, &str)] = &[
     (BAD_AUTH, "TPM_RC_BAD_AUTH"),
     (0x0A4, "TPM_RC_BINDING"),
     (INITIALIZE, "TPM_RC_INITIALIZE"),
-    (0x101, "TPM_RC_FAILURE"),
+    (FAILURE, "TPM_RC_FAILURE"),
     (0x120, "TPM_RC_DISABLED"),
     (0x125, "TPM_RC_AUTH_MISSING"),
     (0x12D, "TPM_RC_UPGRADE"),

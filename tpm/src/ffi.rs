@@ -17,6 +17,15 @@ use zeroize::Zeroizing;
 use crate::code::ResponseCode;
 use crate::connection::Transport;
 
+/// Keeps tpm2-tss from writing its own lines to standard error, which repeat ours, unless the environment says which it
+/// should write. To be called first in `main`.
+pub fn quiet_library() {
+    if std::env::var_os(LIBRARY_LOG).is_none() {
+        // SAFETY: `main` has just begun, so there is no other thread that could look at the environment.
+        unsafe { std::env::set_var(LIBRARY_LOG, "all+none") };
+    }
+}
+
 /// An open TCTI context; closed when dropped.
 pub(crate) struct Tcti {
     context: NonNull<TSS2_TCTI_CONTEXT>,
@@ -79,5 +88,7 @@ fn size(length: usize) -> Result<size_t, ResponseCode> {
     size_t::try_from(length).map_err(|_| ResponseCode::NO_CONTEXT)
 }
 
+/// The variable from which tpm2-tss takes what it logs.
+const LIBRARY_LOG: &str = "TSS2_LOG";
 /// More than any TPM answers, in bytes (TPM2_MAX_RESPONSE_SIZE of tpm2-tss).
 const LARGEST_RESPONSE: usize = 4096;

@@ -36,6 +36,7 @@ use owner::Owner;
 pub use code::ResponseCode;
 pub use connection::Failure;
 pub use error::{Error, Unavailable};
+pub use ffi::quiet_library;
 pub use show::show_ek;
 pub use tpm::TpmError;
 pub use wrapped::Malformed;

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
@@ -21,9 +21,12 @@ use crate::error::Unavailable;
 use crate::ffi::Tcti;
 use crate::tpm::{Tpm, TpmError};
 
-/// Hands jobs to the thread.
+/// Hands jobs to the thread. When dropped, it lets the thread finish what it is doing: who leaves the TPM in the middle of
+/// something leaves things in the TPM.
 pub(crate) struct Owner {
-    jobs: SyncSender<Job>,
+    /// Always there until it is dropped.
+    jobs: Option<SyncSender<Job>>,
+    thread: JoinHandle<()>,
 }
 
 type Job = Box<dyn FnOnce(&mut Keeper) + Send>;
@@ -33,8 +36,8 @@ impl Owner {
     pub(crate) fn start(config: Config) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let keeper = Keeper { config, tpm: None, outage: None };
-        thread::Builder::new().name("tpm".to_owned()).spawn(move || keeper.work(&queue))?;
-        Ok(Self { jobs })
+        let thread = thread::Builder::new().name("tpm".to_owned()).spawn(move || keeper.work(&queue))?;
+        Ok(Self { jobs: Some(jobs), thread })
     }
 
     /// Does `job` after those that came earlier. It may be done twice, if the connection breaks the first time.
@@ -47,13 +50,24 @@ impl Owner {
             // Whoever asked may have gone; the job is done all the same.
             let _ = reply.send(keeper.run(&mut job));
         });
-        self.jobs.try_send(job).map_err(|refused| match refused {
+        let jobs = self.jobs.as_ref().ok_or(Error::Worker)?;
+        jobs.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => Error::Busy,
             TrySendError::Disconnected(_) => Error::Worker,
         })?;
         match tokio::time::timeout(LONGEST_JOB, result).await {
             Ok(result) => result.map_err(|_| Error::Worker)?,
             Err(_) => Err(Error::TooSlow(LONGEST_JOB)),
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.jobs = None; // the thread ends when its queue does
+        let start = Instant::now();
+        while !self.thread.is_finished() && start.elapsed() < LONGEST_FAREWELL {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -68,16 +82,14 @@ struct Keeper {
 /// A time without TPM.
 struct Outage {
     since: Instant,
-    tries: u32,
     last_try: Instant,
     reason: Arc<Unavailable>,
 }
 
 impl Keeper {
     fn work(mut self, queue: &Receiver<Job>) {
-        if let Err(error) = self.look() {
-            tracing::warn!("{}", chain(&error));
-        }
+        // Failures are logged where they are noted.
+        let _ = self.look();
         loop {
             let job = match &self.outage {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -85,10 +97,7 @@ impl Keeper {
             };
             match job {
                 Ok(job) => job(&mut self),
-                Err(RecvTimeoutError::Timeout) => {
-                    // The reason is logged when it is a new one.
-                    let _ = self.look();
-                }
+                Err(RecvTimeoutError::Timeout) => drop(self.look()),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -130,8 +139,7 @@ impl Keeper {
         if self.tpm.is_some() {
             return Ok(());
         }
-        if let Some(outage) = self.outage.as_ref().filter(|outage| outage.last_try.elapsed() < SHORTEST_PAUSE)
-        {
+        if let Some(outage) = self.outage.as_ref().filter(|outage| outage.is_fresh()) {
             return Err(Error::NoTpm(Arc::clone(&outage.reason)));
         }
         match open(&self.config) {
@@ -160,17 +168,22 @@ impl Keeper {
         }
         let now = Instant::now();
         let reason = Arc::new(reason);
-        let (since, tries) = self.outage.as_ref().map_or((now, 0), |outage| (outage.since, outage.tries + 1));
-        self.outage = Some(Outage { since, tries, last_try: now, reason: Arc::clone(&reason) });
+        let since = self.outage.as_ref().map_or(now, |outage| outage.since);
+        self.outage = Some(Outage { since, last_try: now, reason: Arc::clone(&reason) });
         reason
     }
 }
 
 impl Outage {
-    /// Until the next look, when nobody asks for one.
+    /// Until the next look, when nobody asks for one: the longer it lasts, the rarer.
     fn pause(&self) -> Duration {
-        let factor = 1_u32.checked_shl(self.tries.min(16)).unwrap_or(u32::MAX);
-        SHORTEST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
+        (self.since.elapsed() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+    }
+
+    /// Whether another look would see the same. A TPM that answers is left alone for longer: making keys is hard work.
+    fn is_fresh(&self) -> bool {
+        let pause = if self.reason.is_transient() { SHORTEST_PAUSE } else { self.pause() };
+        self.last_try.elapsed() < pause
     }
 }
 
@@ -193,6 +206,8 @@ fn is_exclusive(tcti: &[u8]) -> bool {
 const QUEUE: usize = 32;
 /// Less than the 30 s after which clients give up.
 const LONGEST_JOB: Duration = Duration::from_secs(25);
+/// How long a TPM may keep the daemon from ending.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(10);
 /// How long an outage is waited out by jobs.
 const PATIENCE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);

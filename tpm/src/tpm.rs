@@ -134,8 +134,7 @@ impl Tpm {
             return Err(TpmError::Taken { handle: self.auth_key });
         }
         self.has_auth_key = previous.is_some();
-        let inner_key = self.unwrap_credential(&key)?;
-        let private = self.unwrap_key(&key, &inner_key)?;
+        let private = self.unwrap(&key).map_err(|error| self.blame(error))?;
         let load =
             Command::new(LOAD).handle(STORAGE_ROOT.handle).password(&[]).sized(&private).sized(key.public);
         let loaded = self.connection.run(&load, |response| response.handle()).map_err(not_ours)?;
@@ -212,6 +211,33 @@ impl Tpm {
         Ok(public)
     }
 
+    /// The private part, wrapped anew by the storage root key.
+    fn unwrap(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
+        let inner_key = self.unwrap_credential(key)?;
+        let import = Command::new(IMPORT)
+            .handle(STORAGE_ROOT.handle)
+            .password(&[])
+            .sized(&inner_key)
+            .sized(key.public)
+            .sized(key.duplicate)
+            .sized(key.seed)
+            .raw(&AES_128_CFB);
+        self.connection.run(&import, |response| response.sized()).map_err(not_ours)
+    }
+
+    /// Some TPMs report a secret that was not encrypted to them as if they had failed. If they go on working, it was the key.
+    fn blame(&mut self, error: TpmError) -> TpmError {
+        match error {
+            TpmError::Failed(failure)
+                if failure.refusal() == Some(code::FAILURE)
+                    && self.read_public(ENDORSEMENT.handle).is_ok() =>
+            {
+                TpmError::NotOurs(failure)
+            }
+            error => error,
+        }
+    }
+
     /// The key of the inner wrapper: the TPM gives it to nobody but the one it was made for.
     fn unwrap_credential(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
         let mut nonce = [0; 32];
@@ -244,19 +270,6 @@ impl Tpm {
                 .sized(key.credential_seed);
             tpm.connection.run(&activate, |response| response.sized()).map_err(not_ours)
         })
-    }
-
-    /// The private part, wrapped anew by the storage root key.
-    fn unwrap_key(&mut self, key: &WrappedKey<'_>, inner_key: &[u8]) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-        let import = Command::new(IMPORT)
-            .handle(STORAGE_ROOT.handle)
-            .password(&[])
-            .sized(inner_key)
-            .sized(key.public)
-            .sized(key.duplicate)
-            .sized(key.seed)
-            .raw(&AES_128_CFB);
-        self.connection.run(&import, |response| response.sized()).map_err(not_ours)
     }
 
     /// Makes a transient `object` persistent at `handle`, or removes the persistent one.
