@@ -63,6 +63,15 @@ pub const IDENTITYD: Service = Service {
     home: |directory| format!("homedir = '{directory}'\n"),
 };
 
+/// The TPM service, which has no state directory.
+pub const TPMD: Service = Service {
+    program: "aziot-tpmd",
+    variable: "AZIOT_TPMD_CONFIG",
+    endpoint: "aziot_tpmd",
+    socket: "tpmd.sock",
+    home: |_| String::new(),
+};
+
 /// The longest time a daemon may need to start or stop: a generous bound, not a measure.
 pub const BOUND: Duration = Duration::from_secs(30);
 

@@ -22,3 +22,4 @@ pub mod keys;
 pub mod openssl;
 mod process;
 pub mod subject;
+pub mod swtpm;
