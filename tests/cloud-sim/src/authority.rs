@@ -67,7 +67,7 @@ impl Authority {
     /// When OpenSSL fails.
     pub(crate) fn new(name: &str) -> Result<Authority, ErrorStack> {
         let (key, subject) = (new_key()?, common_name(name)?);
-        let certificate = ca_certificate(&subject, &key, &subject, &key)?;
+        let certificate = ca_certificate(&subject, &key, None)?;
         Ok(Authority { certificate, key })
     }
 
@@ -77,7 +77,7 @@ impl Authority {
     /// When OpenSSL fails.
     pub(crate) fn below(&self, name: &str) -> Result<Authority, ErrorStack> {
         let (key, subject) = (new_key()?, common_name(name)?);
-        let certificate = ca_certificate(&subject, &key, self.certificate.subject_name(), &self.key)?;
+        let certificate = ca_certificate(&subject, &key, Some(self))?;
         Ok(Authority { certificate, key })
     }
 
@@ -186,16 +186,22 @@ pub(crate) fn common_name(name: &str) -> Result<X509Name, ErrorStack> {
 fn ca_certificate(
     subject: &X509NameRef,
     key: &PKey<Private>,
-    issuer: &X509NameRef,
-    issuer_key: &PKey<Private>,
+    parent: Option<&Authority>,
 ) -> Result<X509, ErrorStack> {
     let facts = Facts { subject, serial: random_serial()?, valid: days_from_now((-1, 3650)) };
+    let issuer = parent.map_or(subject, |parent| parent.certificate.subject_name());
     let mut builder = template(&facts, issuer, key)?;
     builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;
     builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build()?)?;
     let own = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None))?;
     builder.append_extension(own)?;
-    builder.sign(issuer_key, MessageDigest::sha256())?;
+    if let Some(parent) = parent {
+        // Two simulators have CAs of the same names: only this tells them apart.
+        let context = builder.x509v3_context(Some(&parent.certificate), None);
+        let issuer = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
+        builder.append_extension(issuer)?;
+    }
+    builder.sign(parent.map_or(key, |parent| &parent.key), MessageDigest::sha256())?;
     Ok(builder.build())
 }
 

@@ -78,6 +78,11 @@ impl Client {
         Ok(Client { stream, authority: authority.to_owned() })
     }
 
+    /// Wait for an answer no longer than this.
+    pub(crate) fn patience(&mut self, time: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(time)).unwrap();
+    }
+
     /// One request; `body` null for none.
     pub(crate) fn send(
         &mut self,
