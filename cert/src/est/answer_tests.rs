@@ -77,3 +77,22 @@ fn media_types() {
     check(Some("text/html"), false);
     check(None, false);
 }
+
+/// Nothing that comes from outside brings the service down.
+#[test]
+fn torn_answers_are_refused_without_a_panic() {
+    let (_, der) = two();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..5000 {
+        let mut torn = der.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..torn.len());
+            torn[at] = random.u8(..);
+        }
+        torn.truncate(random.usize(1..=torn.len() * 2).min(torn.len()));
+        // What remains readable is as good as another answer.
+        let _ = certificates(&torn);
+        let _ = certificates(BASE64.encode(&torn).as_bytes());
+        let _ = super::super::attributes::key_algorithms(&torn);
+    }
+}

@@ -121,3 +121,29 @@ fn certs_58_our_own_requests() {
     };
     assert_eq!(ours.extensions(), [wanted]);
 }
+
+/// Nothing that comes from outside brings the service down, and nothing but the original has a good signature.
+#[test]
+fn torn_requests_are_refused_without_a_panic() {
+    let extensions = vec![BasicConstraints::new().critical().ca().build().unwrap()];
+    let pem = request("a", &ec_key(Nid::X9_62_PRIME256V1), extensions);
+    let der = X509Req::from_pem(pem.as_bytes()).unwrap().to_der().unwrap();
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..3000 {
+        let mut torn = der.clone();
+        let at = random.usize(..torn.len());
+        let byte = random.u8(..);
+        if torn[at] == byte {
+            continue;
+        }
+        torn[at] = byte;
+        let _ = extensions_of(&torn);
+        let Ok(parsed) = X509Req::from_der(&torn) else { continue };
+        let torn = String::from_utf8(parsed.to_pem().unwrap()).unwrap();
+        assert!(torn == pem || Csr::parse(&torn).is_err(), "{torn}");
+    }
+}
+
+fn extensions_of(der: &[u8]) -> Result<Vec<Extension>, BadCsr> {
+    extensions(der)
+}

@@ -37,12 +37,19 @@ impl Target {
 /// What is wrong with the configuration of EST, though it reads well.
 pub(super) fn warnings(issuance: &Issuance) -> Vec<String> {
     let mut warnings = Vec::new();
-    let mut check_url = |name: String, url: &Url| match url.scheme() {
-        "https" => {}
-        "http" => warnings.push(format!(
-            "{name} is an http URL: what is sent and issued can be read and changed on the way"
-        )),
-        _ => warnings.push(format!("{name} is neither an https nor an http URL and cannot be used")),
+    let mut check_url = |name: String, url: &Url| {
+        match url.scheme() {
+            "https" => {}
+            "http" => warnings.push(format!(
+                "{name} is an http URL: what is sent and issued can be read and changed on the way"
+            )),
+            _ => warnings.push(format!("{name} is neither an https nor an http URL and cannot be used")),
+        }
+        if url.path().trim_end_matches('/').ends_with("/simpleenroll") {
+            warnings.push(format!(
+                "{name} ends in /simpleenroll, but the name of the operation is appended to it"
+            ));
+        }
     };
     if let Some(est) = &issuance.est {
         est.urls.iter().for_each(|(id, url)| check_url(format!("cert_issuance.est.urls.{id:?}"), url));
