@@ -22,9 +22,15 @@ fn the_manual_s_commands_work() {
     let Output { stdout, stderr, .. } = bash.unwrap();
     let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert!(out.ends_with("THE END\n"), "{out}\n{err}");
-    for shown in
-        ["\"status\":\"assigned\"", "\"moduleId\":\"telemetry\"", "module's primary key", "connectionString"]
-    {
+    for shown in [
+        "\"status\":\"assigned\"",
+        "\"moduleId\":\"telemetry\"",
+        "module's primary key",
+        "group robots, primary signing certificate",
+        "admitted: certificate of pump-7, trusted by",
+        "connectionString",
+    ] {
         assert!(out.contains(shown), "{shown} is not in {out}");
     }
+    assert!(!out.contains("\"decision\":\"refused\""), "{out}");
 }
