@@ -20,6 +20,8 @@ pub(crate) struct Status {
     pub(crate) device: Option<Arc<Device>>,
     /// Where provisioning has got to.
     pub(crate) phase: Phase,
+    /// Whether the process is about to end.
+    pub(crate) stopping: bool,
 }
 
 /// A provisioned device.

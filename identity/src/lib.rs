@@ -40,6 +40,7 @@ use http_common::sas::ServerClock;
 use http_common::{Client, Router, chain};
 use identity_api::config::{Config, Source};
 use identity_api::{Auth, Identity};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use error::Error;
@@ -49,6 +50,7 @@ use backup::{Home, Memo};
 use device::{Device, Phase, Status};
 use module_id::ModuleId;
 use module_keys::MasterKey;
+use modules::CloudAccess;
 use provision::{Event, Turn};
 
 /// The state of the daemon.
@@ -61,7 +63,7 @@ pub struct Identityd {
     memo: Mutex<Memo>,
     keyd: Client,
     master: MasterKey,
-    cloud: Cloud,
+    cloud: CloudAccess,
     /// The failure that the log told last, so that it is not told again and again.
     told: Mutex<Option<String>>,
     /// Places of requests that wait for the device.
@@ -105,7 +107,7 @@ impl Daemon for Identityd {
         let (events, reasons) = mpsc::channel(EVENTS);
         let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
         let daemon = Arc::new(Self {
-            status: watch::Sender::new(Status { device: None, phase: Phase::Working }),
+            status: watch::Sender::new(Status { device: None, phase: Phase::Working, stopping: false }),
             turn: Turn::default(),
             told: Mutex::default(),
             events,
@@ -126,6 +128,7 @@ impl Daemon for Identityd {
             daemon.update(|status| status.phase = Phase::Off);
         }
         tokio::spawn(Arc::clone(&daemon).drive(reasons));
+        tokio::spawn(Arc::clone(&daemon).let_go());
         Ok(daemon)
     }
 
@@ -192,8 +195,9 @@ impl Identityd {
         self.device_now()
     }
 
-    /// Wait while `what` holds, up to [`HOLD`], unless too many do so already.
+    /// Wait while `what` holds, up to [`HOLD`], unless too many do so already or the process is about to end.
     async fn wait_while(&self, what: impl Fn(&Status) -> bool) {
+        let what = |status: &Status| !status.stopping && what(status);
         if what(&self.status.borrow())
             && let Ok(_place) = self.waiting.try_acquire()
         {
@@ -201,6 +205,17 @@ impl Identityd {
             let ended = status.wait_for(|status| !what(status));
             // Whether it has ended or taken too long is seen by whoever goes on.
             let _ = tokio::time::timeout(HOLD, ended).await;
+        }
+    }
+
+    /// Let nobody who waits for the device delay the end of the process.
+    async fn let_go(self: Arc<Self>) {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                terminate.recv().await;
+                self.status.send_modify(|status| status.stopping = true);
+            }
+            Err(error) => tracing::debug!("the end will be slow if somebody waits: {error}"),
         }
     }
 
@@ -239,14 +254,16 @@ impl Identityd {
     }
 }
 
-fn cloud(config: &Config, proxy: ProxyRules) -> Cloud {
-    let options = CloudOptions {
-        retry: RetryPolicy::cloud(config.cloud_retries),
-        attempt: Duration::from_secs(config.cloud_timeout.as_secs()),
-        ..CloudOptions::default()
-    };
+fn cloud(config: &Config, proxy: ProxyRules) -> CloudAccess {
     let https = Https::new(HttpsOptions { proxy, ..HttpsOptions::default() });
-    Cloud::new(https, Arc::new(ServerClock::default()), options)
+    let clock = Arc::new(ServerClock::default());
+    let attempt = Duration::from_secs(config.cloud_timeout.as_secs());
+    let with = |retry| {
+        let options = CloudOptions { retry, attempt, ..CloudOptions::default() };
+        Cloud::new(https.clone(), Arc::clone(&clock), options)
+    };
+    let retry = RetryPolicy::cloud(config.cloud_retries);
+    CloudAccess { patient: with(retry), once: with(RetryPolicy::NEVER), retry }
 }
 
 /// The settings that have changed and are read at the start only.

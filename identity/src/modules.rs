@@ -17,13 +17,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
-use http_common::retry::FailureKind;
+use http_common::https::Cloud;
+use http_common::retry::{Attempts, FailureKind, RetryPolicy};
 use hub_client::{Deleted, HubClient, IfMatch, Module};
 use key_api::KeyHandle;
 use tokio::sync::{mpsc, watch};
 
 use crate::Error;
-use crate::credentials::DeviceKey;
+use crate::credentials::{DeviceCredentials, DeviceKey};
 use crate::module_id::ModuleId;
 use crate::module_keys::MasterKey;
 use crate::provision::Event;
@@ -32,9 +33,22 @@ use crate::records::{ModuleRecord, Records};
 /// The modules of one device.
 pub(crate) struct Modules {
     hub: HubClient<DeviceKey>,
+    /// The same without repetitions, for what must not be repeated blindly.
+    hub_once: HubClient<DeviceKey>,
+    retry: RetryPolicy,
     records: Arc<Records>,
     refresh: Mutex<Refresh>,
     events: mpsc::Sender<Event>,
+}
+
+/// The ways to the cloud: one set of connections and one clock.
+pub(crate) struct CloudAccess {
+    /// Calls are repeated as `retry` says.
+    pub(crate) patient: Cloud,
+    /// Calls are made once.
+    pub(crate) once: Cloud,
+    /// When calls are repeated.
+    pub(crate) retry: RetryPolicy,
 }
 
 /// The list call that all callers share.
@@ -53,9 +67,23 @@ struct Running {
 }
 
 impl Modules {
-    /// The modules at `hub`, of which `records` are known. Doubts that the hub still knows the device go to `events`.
-    pub(crate) fn new(hub: HubClient<DeviceKey>, records: Records, events: mpsc::Sender<Event>) -> Self {
-        Self { hub, records: Arc::new(records), refresh: Mutex::default(), events }
+    /// The modules of `device`, of which `records` are known. Doubts that the hub still knows the device go to `events`.
+    pub(crate) fn new(
+        cloud: &CloudAccess,
+        device: &hub_client::Device,
+        credentials: &DeviceCredentials,
+        records: Records,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let client = |cloud: &Cloud| HubClient::new(cloud.clone(), device.clone(), credentials.for_cloud());
+        Self {
+            hub: client(&cloud.patient),
+            hub_once: client(&cloud.once),
+            retry: cloud.retry,
+            records: Arc::new(records),
+            refresh: Mutex::default(),
+            events,
+        }
     }
 
     /// All modules, in the order of the hub if it answers in time.
@@ -104,13 +132,7 @@ impl Modules {
     ) -> Result<(ModuleRecord, KeyHandle), Error> {
         master.ensure().await.map_err(Error::ModuleKey)?;
         let deadline = Instant::now() + CHANGE_LIMIT;
-        let created = match self.hub.create(id.as_str(), deadline).await {
-            Ok(created) => created,
-            Err(error) if error.kind() == FailureKind::Conflict => {
-                return Err(Error::ModuleExists { id: id.as_str().to_owned() });
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let created = self.make(id, deadline).await?;
         match self.give_keys(&created, master, deadline).await {
             Ok(module) => Ok(module),
             Err(error) => {
@@ -166,6 +188,29 @@ impl Modules {
         let module = self.hub.set_keys(module, &keys.for_hub, &IfMatch::Any, deadline).await?;
         self.records.see(&module).await;
         Ok((ModuleRecord::from(&module), keys.primary_handle))
+    }
+
+    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.
+    async fn make(&self, id: &ModuleId, deadline: Instant) -> Result<Module, Error> {
+        let mut attempts = Attempts::default();
+        let mut unheard = false;
+        loop {
+            let error = match self.hub_once.create(id.as_str(), deadline).await {
+                Ok(created) => return Ok(created),
+                Err(error) => error,
+            };
+            match error.kind() {
+                FailureKind::Conflict if unheard => return Ok(self.hub.get(id.as_str(), deadline).await?),
+                FailureKind::Conflict => return Err(Error::ModuleExists { id: id.as_str().to_owned() }),
+                FailureKind::Network | FailureKind::Server { .. } => unheard = true,
+                _ => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(pause) = attempts.after(error.kind(), &self.retry, left, fastrand::f64()) else {
+                return Err(error.into());
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Remove a module that did not get its keys.

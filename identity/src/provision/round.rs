@@ -127,7 +127,8 @@ impl Identityd {
             return Ok(());
         };
         tracing::info!("registering with {}", dps.global_endpoint);
-        let record = dps::register(dps, &credentials, &self.cloud, Instant::now() + REGISTER_LIMIT).await?;
+        let record =
+            dps::register(dps, &credentials, &self.cloud.patient, Instant::now() + REGISTER_LIMIT).await?;
         let with = digest(&settings.config.provisioning);
         // Written first: whoever sees the device now finds it after a restart. A full disk hides it from nobody.
         let written = self.remember(record.clone(), with.clone()).await;
@@ -149,10 +150,9 @@ impl Identityd {
         }
         let known = record.clone();
         let records = self.on_disk(move |home| Records::load(home, &known)).await;
-        let hub = hub_client::HubClient::new(self.cloud.clone(), at(record), credentials.for_cloud());
-        let modules = Arc::new(Modules::new(hub, records, self.events.clone()));
+        let modules = Modules::new(&self.cloud, &at(record), &credentials, records, self.events.clone());
         tracing::info!("this device is {} at {}", record.device_id, record.hub);
-        let device = Device { record: record.clone(), digest: with, credentials, modules };
+        let device = Device { record: record.clone(), digest: with, credentials, modules: Arc::new(modules) };
         self.update(|status| status.device = Some(Arc::new(device)));
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use suite_tests::{
-    http::{base64, wait_for},
+    http::{base64, unbase64, wait_for},
     keys::{Keys, segment},
     openssl::hmac,
 };
@@ -87,6 +87,20 @@ fn identity_24_a_module_that_did_not_get_its_keys_is_removed_again() {
     assert_eq!(site.cloud.module("half"), Value::Null);
     site.cloud.heal();
     site.create("half").expect(200);
+}
+
+#[test]
+fn identity_24_a_module_whose_creation_was_not_heard_of_is_finished() {
+    let site = Site::manual("");
+    site.wait_until_settled();
+    site.cloud.fault("hub.put", json!({ "after": true, "reset": true }), Some(1));
+    let created = site.create("unheard").expect(200).json();
+    let generation = created["spec"]["genId"].as_str().unwrap();
+    assert_eq!(site.cloud.module("unheard")["generationId"], generation);
+    let handle = created["spec"]["auth"]["keyHandle"].as_str().unwrap();
+    let primary = site.cloud.module("unheard")["authentication"]["symmetricKey"]["primaryKey"].clone();
+    let key = unbase64(primary.as_str().unwrap());
+    assert_eq!(site.keyd.client().hmac(handle, b"message"), hmac(&key, b"message"));
 }
 
 #[test]

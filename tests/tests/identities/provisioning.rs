@@ -63,6 +63,21 @@ fn identity_49_decided_who_asks_early_is_held_and_woken() {
 }
 
 #[test]
+fn identity_49_decided_who_waits_does_not_delay_the_end() {
+    let cloud = Cloud::start(&[]);
+    cloud.unplug();
+    let config = dps(&cloud, "");
+    let mut site = Site::start(cloud, vec![7; 32], &config);
+    let mut held = site.client().connect();
+    held.send(site.client().bytes("POST", "/identities/device", Some(&json!({ "type": "aziot" }))));
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    assert!(site.identityd.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    held.reply().expect(400);
+}
+
+#[test]
 fn identity_50_51_a_restart_asks_dps_only_if_nothing_is_known() {
     let mut site = Site::provisioned("");
     site.cloud.forget_requests();
