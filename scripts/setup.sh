@@ -35,6 +35,8 @@ valgrind           command -v valgrind
 nginx-light        command -v nginx
 mosquitto          command -v mosquitto
 mosquitto-clients  command -v mosquitto_pub
+strongswan-pki     command -v pki
+libstrongswan-standard-plugins test -e /usr/lib/ipsec/plugins/libstrongswan-openssl.so
 '
 
 main() {

@@ -153,6 +153,56 @@ fn a_group_admits_by_issuer_and_the_hub_by_the_leaf() {
 }
 
 #[test]
+fn dps_may_tell_the_hub_the_issuer_instead() {
+    let sim = sim();
+    let signing = json!({"primary": {"certificate": root(&sim)}});
+    enroll(&sim, "/enrollmentGroups/line", &json!({"signingCertificates": signing}));
+    sim.admin("PUT", "/certificates/plant", &json!({"certificate": root(&sim)}));
+    sim.admin("POST", "/settings", &json!({"x509_hub_identity": "ca"}));
+    assigned(&sim, "robot-1", &named(&sim, "robot-1"));
+    assert_eq!(modules(&sim, "robot-1", Some(&named(&sim, "robot-1"))), 200, "a renewal changes nothing");
+}
+
+/// A resumed session has no certificate message: the server must remember the issuers, too.
+#[test]
+fn a_resumed_session_keeps_the_issuers() {
+    let sim = sim();
+    let signing = json!({"primary": {"certificate": root(&sim)}});
+    enroll(&sim, "/enrollmentGroups/line", &json!({"signingCertificates": signing}));
+    let (dir, shown) = (tempfile::tempdir().unwrap(), named(&sim, "a"));
+    let pem: Vec<u8> = shown.chain.iter().flat_map(|it| it.to_pem().unwrap()).collect();
+    std::fs::write(dir.path().join("chain.pem"), pem).unwrap();
+    std::fs::write(dir.path().join("key.pem"), shown.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    let body = json!({"registrationId": "a"}).to_string();
+    let request = format!(
+        "PUT /{}/registrations/a/register?api-version=2021-06-01 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        sim.ready().scope,
+        body.len()
+    );
+    std::fs::write(dir.path().join("request"), request).unwrap();
+    for version in ["-tls1_2", "-tls1_3"] {
+        for session in ["-sess_out", "-sess_in"] {
+            let mut client = std::process::Command::new("openssl");
+            client.args(["s_client", "-quiet", version, "-connect", &sim.ready().hubs[0], "-CAfile"]);
+            client.arg(&sim.ready().ca).args([
+                "-cert",
+                "chain.pem",
+                "-cert_chain",
+                "chain.pem",
+                "-key",
+                "key.pem",
+            ]);
+            client.args([session, version]).current_dir(dir.path());
+            client.stdin(std::fs::File::open(dir.path().join("request")).unwrap());
+            let said = String::from_utf8(client.output().unwrap().stdout).unwrap();
+            assert!(said.starts_with("HTTP/1.1 202 "), "{version} {session}: {said}");
+        }
+    }
+    assert_eq!(sim.admin("GET", "/state", &Value::Null).1["counters"]["tls_resumed"], 2);
+}
+
+#[test]
 fn ca_references_need_a_verified_ca() {
     let sim = sim();
     let refers = json!({"attestation": {"type": "x509", "x509": {"caReferences": {"primary": "plant"}}}});
