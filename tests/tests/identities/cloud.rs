@@ -41,7 +41,7 @@ impl Cloud {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let cloud = Cloud { child, directory, ready: serde_json::from_str(&line).unwrap() };
-        cloud.settings(json!({ "retry_after": 2, "assigning_polls": 0 }));
+        cloud.settings(&json!({ "retry_after": 2, "assigning_polls": 0 }));
         cloud
     }
 
@@ -79,12 +79,12 @@ impl Cloud {
         unbase64(enrolled["attestation"]["symmetricKey"]["primaryKey"].as_str().unwrap())
     }
 
-    pub(crate) fn settings(&self, changes: Value) {
-        self.admin("POST", "/settings", &changes);
+    pub(crate) fn settings(&self, changes: &Value) {
+        self.admin("POST", "/settings", changes);
     }
 
     /// Strike requests of `operation` (`dps.register`, `hub.list`, or a service) with `action`.
-    pub(crate) fn fault(&self, operation: &str, action: Value, times: Option<u64>) {
+    pub(crate) fn fault(&self, operation: &str, action: &Value, times: Option<u64>) {
         self.admin(
             "POST",
             "/faults",

@@ -93,7 +93,7 @@ fn identity_24_a_module_that_did_not_get_its_keys_is_removed_again() {
 fn identity_24_a_module_whose_creation_was_not_heard_of_is_finished() {
     let site = Site::manual("");
     site.wait_until_settled();
-    site.cloud.fault("hub.put", json!({ "after": true, "reset": true }), Some(1));
+    site.cloud.fault("hub.put", &json!({ "after": true, "reset": true }), Some(1));
     let created = site.create("unheard").expect(200).json();
     let generation = created["spec"]["genId"].as_str().unwrap();
     assert_eq!(site.cloud.module("unheard")["generationId"], generation);
@@ -139,7 +139,7 @@ fn identity_27_delete() {
     assert_eq!(site.cloud.module("m"), Value::Null);
     client.delete("/identities/modules/m?type=aziot", None).expect(404);
     site.module("m").expect(404);
-    site.cloud.settings(json!({ "delete_status": 200, "put_status": 201 }));
+    site.cloud.settings(&json!({ "delete_status": 200, "put_status": 201 }));
     site.create("m").expect(200);
     client.delete("/identities/modules/m?type=aziot", None).expect(204);
 }
@@ -166,7 +166,7 @@ fn identity_28_decided_who_reads_what_is_known_never_waits() {
     let site = Site::manual("");
     site.create("m").expect(200);
     site.names();
-    site.cloud.fault("hub", json!({ "stall": true }), None);
+    site.cloud.fault("hub", &json!({ "stall": true }), None);
     let start = Instant::now();
     for _ in 0..20 {
         site.module("m").expect(200);
@@ -245,9 +245,9 @@ fn identity_30_73_what_can_be_no_name_is_refused_here() {
 fn identity_66_a_busy_hub_is_asked_again_a_few_times() {
     let site = Site::manual("");
     site.wait_until_settled();
-    site.cloud.fault("hub.put", json!({ "status": 503 }), Some(1));
+    site.cloud.fault("hub.put", &json!({ "status": 503 }), Some(1));
     site.create("later").expect(200);
-    site.cloud.fault("hub.put", json!({ "status": 503, "retry_after": 3000 }), None);
+    site.cloud.fault("hub.put", &json!({ "status": 503, "retry_after": 3000 }), None);
     let start = Instant::now();
     site.create("never").expect(404);
     assert!(start.elapsed() < Duration::from_secs(10), "a pause beyond the deadline is not begun");
@@ -258,7 +258,7 @@ fn identity_65_a_throttling_hub_is_given_the_time_it_asks_for() {
     let site = Site::manual("");
     site.wait_until_settled();
     site.cloud.forget_requests();
-    site.cloud.fault("hub.put", json!({ "status": 429, "retry_after": 4 }), Some(1));
+    site.cloud.fault("hub.put", &json!({ "status": 429, "retry_after": 4 }), Some(1));
     site.create("m").expect(200);
     let seen = site.cloud.seen();
     assert_eq!((seen[0].status(), seen[1].status()), (429, 200));
@@ -270,7 +270,7 @@ fn identity_65_decided_readers_share_one_list_call() {
     let site = Site::manual("");
     site.wait_until_settled();
     site.cloud.forget_requests();
-    site.cloud.fault("hub.list", json!({ "delay_ms": 500 }), None);
+    site.cloud.fault("hub.list", &json!({ "delay_ms": 500 }), None);
     let clients: Vec<_> = (0..8).map(|_| site.client()).collect();
     std::thread::scope(|scope| {
         for client in &clients {
@@ -279,7 +279,7 @@ fn identity_65_decided_readers_share_one_list_call() {
     });
     assert!(site.cloud.count("hub.list") <= 2, "{}", site.cloud.operations());
     site.cloud.heal();
-    site.cloud.fault("hub.list", json!({ "status": 429, "retry_after": 600 }), None);
+    site.cloud.fault("hub.list", &json!({ "status": 429, "retry_after": 600 }), None);
     for _ in 0..5 {
         site.names();
     }

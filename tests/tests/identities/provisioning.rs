@@ -34,7 +34,7 @@ fn identity_49_the_first_start() {
 fn identity_49_without_a_wish_of_dps_the_pause_is_5_s() {
     let cloud = Cloud::start(&[]);
     let key = cloud.enroll();
-    cloud.settings(json!({ "retry_after": null }));
+    cloud.settings(&json!({ "retry_after": null }));
     let config = dps(&cloud, "");
     let site = Site::start(cloud, key, &config);
     site.own().expect(200);
@@ -46,7 +46,7 @@ fn identity_49_without_a_wish_of_dps_the_pause_is_5_s() {
 fn identity_49_decided_who_asks_early_is_held_and_woken() {
     let cloud = Cloud::start(&[]);
     let key = cloud.enroll();
-    cloud.fault("dps.register", json!({ "delay_ms": 2000 }), None);
+    cloud.fault("dps.register", &json!({ "delay_ms": 2000 }), None);
     let config = dps(&cloud, &principal(1001, "m", "['module']"));
     let site = Site::start(cloud, key, &config);
     let process = site.as_uid(1001);
@@ -156,7 +156,7 @@ fn identity_57_58_a_hub_that_is_away_stops_nobody() {
         site.identityd.terminate();
         match fault {
             None => site.cloud.unplug(),
-            Some(status) => site.cloud.fault("hub", json!({ "status": status }), None),
+            Some(status) => site.cloud.fault("hub", &json!({ "status": status }), None),
         }
         site.cloud.forget_requests();
         site.identityd.restart();
@@ -173,7 +173,7 @@ fn identity_57_58_a_hub_that_is_away_stops_nobody() {
 fn identity_58_decided_a_throttling_hub_is_no_reason_to_register() {
     let mut site = Site::provisioned("");
     site.identityd.terminate();
-    site.cloud.fault("hub.list", json!({ "status": 429, "retry_after": 900 }), None);
+    site.cloud.fault("hub.list", &json!({ "status": 429, "retry_after": 900 }), None);
     site.cloud.forget_requests();
     for _ in 0..3 {
         site.identityd.restart();
@@ -187,7 +187,7 @@ fn identity_58_decided_a_throttling_hub_is_no_reason_to_register() {
 fn identity_59_a_hub_that_does_not_know_us_leads_to_one_registration() {
     let mut site = Site::provisioned(&principal(1001, "m", "['module']"));
     site.identityd.terminate();
-    site.cloud.fault("hub.list", json!({ "status": 401 }), Some(1));
+    site.cloud.fault("hub.list", &json!({ "status": 401 }), Some(1));
     site.cloud.forget_requests();
     site.identityd.restart();
     site.own().expect(200);
@@ -199,7 +199,7 @@ fn identity_59_a_hub_that_does_not_know_us_leads_to_one_registration() {
 fn identity_59_decided_a_hub_that_never_knows_us_causes_no_storm() {
     let mut site = Site::provisioned("");
     site.identityd.terminate();
-    site.cloud.fault("hub.list", json!({ "status": 401 }), None);
+    site.cloud.fault("hub.list", &json!({ "status": 401 }), None);
     site.cloud.forget_requests();
     site.identityd.restart();
     site.own().expect(200);
@@ -237,7 +237,7 @@ fn identity_60_a_move_to_another_hub() {
 #[test]
 fn identity_61_decided_a_failed_reprovisioning_loses_nothing() {
     let mut site = Site::provisioned(&principal(1001, "m", "['module']"));
-    site.cloud.fault("dps", json!({ "status": 401 }), None);
+    site.cloud.fault("dps", &json!({ "status": 401 }), None);
     let files = ["device_info", "prev_state"].map(|name| site.state(name));
     reprovision(&site).expect(404);
     site.own().expect(200);
