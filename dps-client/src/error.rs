@@ -31,6 +31,15 @@ pub enum Error {
     /// The device is enrolled but belongs to no hub.
     #[error("the provisioning service has assigned this device to no hub")]
     Unassigned,
+    /// The service does not know the TPM.
+    #[error("the provisioning service does not admit the TPM of this device: {message}")]
+    UnknownTpm {
+        /// DPS's words.
+        message: String,
+    },
+    /// The TPM did not tell its keys, or did not take one.
+    #[error("the TPM did not do its part of the registration")]
+    Tpm(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The service says something that is not part of the protocol.
     #[error("the provisioning service answered with {what}")]
     Unexpected {
@@ -53,6 +62,8 @@ impl Error {
             Self::BadEndpoint { .. } | Self::Failed { .. } | Self::Disabled | Self::Unassigned => {
                 FailureKind::Rejected
             }
+            Self::UnknownTpm { .. } => FailureKind::Unauthorized,
+            Self::Tpm(_) => FailureKind::Credential,
             Self::Unexpected { .. } => FailureKind::Invalid,
             Self::TooSlow { .. } => FailureKind::Server { retry_after: None },
         }

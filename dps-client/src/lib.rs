@@ -3,6 +3,7 @@
 //! ```text
 //! DpsClient::register (this file)   performs what the protocol asks for: calls, waits
 //!   ├ protocol.rs                   decides: a pure state machine
+//!   ├ tpm.rs                        what it needs of a TPM
 //!   ├ schema.rs                     the JSON
 //!   └ http_common::https::Cloud     tokens, attempts, TLS, proxy
 //! ```
@@ -13,6 +14,7 @@ mod auth;
 mod error;
 mod protocol;
 mod schema;
+mod tpm;
 
 use std::time::{Duration, Instant};
 
@@ -25,9 +27,11 @@ use url::Url;
 
 pub use auth::derive_device_key;
 pub use error::Error;
-pub use schema::Assignment;
+pub use schema::{Assignment, TpmKeys};
+pub use tpm::Tpm;
 
 use protocol::{Action, Register};
+use tpm::{Borrowed, NoTpm, TakesKeys};
 
 /// A device side client of DPS.
 #[derive(Clone)]
@@ -71,25 +75,56 @@ impl DpsClient {
         credentials: &Credentials<S>,
         deadline: Instant,
     ) -> Result<Assignment, Error> {
+        self.run(registration, Register::new(registration), credentials, &NoTpm, deadline).await
+    }
+
+    /// The same for a device that proves by its TPM who it is. When this has succeeded, the TPM signs with the key for the
+    /// hub; when it has failed, perhaps with one that is good for nothing.
+    pub async fn register_with_tpm<T: Tpm>(
+        &self,
+        registration: &Registration,
+        tpm: &T,
+        deadline: Instant,
+    ) -> Result<Assignment, Error> {
+        let keys = tpm.public_keys().await.map_err(Error::Tpm)?;
+        let protocol = Register::with_tpm(registration, &keys);
+        self.run(registration, protocol, &Credentials::Sas(Borrowed(tpm)), &Borrowed(tpm), deadline).await
+    }
+
+    async fn run<S: Signer>(
+        &self,
+        registration: &Registration,
+        mut protocol: Register,
+        credentials: &Credentials<S>,
+        tpm: &impl TakesKeys,
+        deadline: Instant,
+    ) -> Result<Assignment, Error> {
         let scope = Scope::dps(&registration.id_scope, &registration.registration_id);
-        let mut protocol = Register::new(registration);
         let started = Instant::now();
         let polls = self.cloud.with_shorter_attempts(POLL_ATTEMPT);
         let mut action = protocol.start();
         loop {
-            let (cloud, method, path, body) = match action {
-                Action::Put { path, body } => (&self.cloud, Method::PUT, path, Some(Bytes::from(body))),
+            let (cloud, method, path, body, signed) = match action {
+                Action::Put { path, body, signed } => {
+                    (&self.cloud, Method::PUT, path, Some(Bytes::from(body)), signed)
+                }
                 Action::WaitThenGet { after, path } => {
                     if after >= deadline.saturating_duration_since(Instant::now()) {
                         return Err(Error::TooSlow { waited: started.elapsed() });
                     }
                     tokio::time::sleep(after).await;
-                    (&polls, Method::GET, path, None)
+                    (&polls, Method::GET, path, None, true)
+                }
+                Action::Import { key } => {
+                    tpm.take(&key).await?;
+                    action = protocol.on_imported();
+                    continue;
                 }
                 Action::Done(assignment) => return Ok(*assignment),
             };
             let uri = format!("{}{path}", self.base).parse().map_err(|_| bad_endpoint(&self.base))?;
             let call = Call { method, uri, if_match: None, body, scope: &scope, accept: protocol.accepts() };
+            let credentials = if signed { credentials } else { &Credentials::Certificate };
             let reply = cloud.call(&call, credentials, deadline).await?;
             action = protocol.on_reply(&reply, started.elapsed())?;
         }

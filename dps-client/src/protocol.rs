@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::StatusCode;
 use http_common::https::{Reply, path_segment};
 
-use crate::schema::{API_VERSION, Assignment, Operation, RegisterBody};
+use crate::schema::{
+    API_VERSION, Assignment, Operation, RegisterBody, RegistrationState, TpmKeys, WrappedKey,
+};
 use crate::{Error, Registration};
 
 /// One registration under way.
@@ -16,21 +18,31 @@ pub(crate) struct Register {
     /// `/<scope>/registrations/<id>`, encoded.
     path: String,
     body: Vec<u8>,
+    /// What a device with a TPM says first.
+    introduction: Option<Vec<u8>>,
     state: State,
     restarted: bool,
 }
 
 #[derive(Debug, PartialEq)]
 enum State {
+    /// The TPM has introduced itself and is to be challenged.
+    Introducing,
     Registering,
-    Polling { path: String },
+    Polling {
+        path: String,
+    },
+    /// Assigned, but for the key that the TPM has to take.
+    Assigned(Box<Assignment>),
 }
 
 /// What to do next.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Send the registration.
-    Put { path: String, body: Vec<u8> },
+    /// Send the registration, with a token or (to be challenged) without.
+    Put { path: String, body: Vec<u8>, signed: bool },
+    /// Let the TPM take this key, then ask [`Register::on_imported`].
+    Import { key: Vec<u8> },
     /// Wait, then ask for the operation's status.
     WaitThenGet { after: Duration, path: String },
     /// Finished.
@@ -41,21 +53,49 @@ impl Register {
     pub(crate) fn new(registration: &Registration) -> Self {
         let Registration { id_scope, registration_id, payload } = registration;
         let path = format!("/{}/registrations/{}", path_segment(id_scope), path_segment(registration_id));
-        let body = RegisterBody { registration_id, payload: payload.as_ref() };
-        let body = serde_json::to_vec(&body).expect("strings and JSON values can be written as JSON");
-        Self { path, body, state: State::Registering, restarted: false }
+        let body = body(&RegisterBody { registration_id, tpm: None, payload: payload.as_ref() });
+        Self { path, body, introduction: None, state: State::Registering, restarted: false }
+    }
+
+    /// The same for a device that has a TPM with these keys.
+    pub(crate) fn with_tpm(registration: &Registration, keys: &TpmKeys) -> Self {
+        let Registration { id_scope: _, registration_id, payload } = registration;
+        let introduction = RegisterBody { registration_id, tpm: Some(keys), payload: payload.as_ref() };
+        Self { introduction: Some(body(&introduction)), ..Self::new(registration) }
     }
 
     /// The first action.
     pub(crate) fn start(&mut self) -> Action {
+        match self.introduction.clone() {
+            Some(introduction) => {
+                self.state = State::Introducing;
+                self.put(introduction, false)
+            }
+            None => self.register(),
+        }
+    }
+
+    fn register(&mut self) -> Action {
         self.state = State::Registering;
-        let path = format!("{}/register?api-version={API_VERSION}", self.path);
-        Action::Put { path, body: self.body.clone() }
+        self.put(self.body.clone(), true)
+    }
+
+    fn put(&self, body: Vec<u8>, signed: bool) -> Action {
+        Action::Put { path: format!("{}/register?api-version={API_VERSION}", self.path), body, signed }
+    }
+
+    /// Take up that the TPM has taken a key.
+    pub(crate) fn on_imported(&mut self) -> Action {
+        match &self.state {
+            State::Assigned(assignment) => Action::Done(assignment.clone()),
+            State::Introducing | State::Registering | State::Polling { .. } => self.register(),
+        }
     }
 
     /// Which statuses [`Register::on_reply`] wants to see at this point; all others end the registration.
     pub(crate) fn accepts(&self) -> &'static [StatusCode] {
         match self.state {
+            State::Introducing => &[StatusCode::UNAUTHORIZED],
             State::Polling { .. } if !self.restarted => {
                 &[StatusCode::OK, StatusCode::ACCEPTED, StatusCode::NOT_FOUND]
             }
@@ -70,20 +110,13 @@ impl Register {
             self.restarted = true;
             return Ok(self.start());
         }
+        if self.state == State::Introducing {
+            return challenged(reply);
+        }
         let operation: Operation = reply.json()?;
         let state = operation.registration_state.unwrap_or_default();
         match operation.status.as_deref() {
-            Some("assigned") => {
-                let missing =
-                    |what: &str| Error::Unexpected { what: format!("an assignment without {what}") };
-                let present = |text: Option<String>| text.filter(|text| !text.is_empty());
-                Ok(Action::Done(Box::new(Assignment {
-                    hub: present(state.assigned_hub).ok_or_else(|| missing("assignedHub"))?,
-                    device_id: present(state.device_id).ok_or_else(|| missing("deviceId"))?,
-                    substatus: state.substatus,
-                    payload: state.payload,
-                })))
-            }
+            Some("assigned") => self.assigned(state),
             Some("assigning") | None => self.poll(operation.operation_id, reply.retry_after, elapsed),
             Some("failed") => Err(Error::Failed {
                 code: state.error_code.unwrap_or_default(),
@@ -95,6 +128,26 @@ impl Register {
         }
     }
 
+    fn assigned(&mut self, state: RegistrationState) -> Result<Action, Error> {
+        let missing = |what: &str| Error::Unexpected { what: format!("an assignment without {what}") };
+        let present = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let assignment = Box::new(Assignment {
+            hub: present(state.assigned_hub).ok_or_else(|| missing("assignedHub"))?,
+            device_id: present(state.device_id).ok_or_else(|| missing("deviceId"))?,
+            substatus: state.substatus,
+            payload: state.payload,
+        });
+        // Without another key, the one from the challenge is the key for the hub too.
+        let key = state.tpm.and_then(|tpm| tpm.authentication_key).filter(|_| self.introduction.is_some());
+        match key {
+            Some(key) => {
+                self.state = State::Assigned(assignment);
+                Ok(Action::Import { key: key.0 })
+            }
+            None => Ok(Action::Done(assignment)),
+        }
+    }
+
     fn poll(
         &mut self,
         operation_id: Option<String>,
@@ -103,10 +156,10 @@ impl Register {
     ) -> Result<Action, Error> {
         let path = match (operation_id.filter(|id| !id.is_empty()), &self.state) {
             (_, State::Polling { path }) => path.clone(),
-            (Some(id), State::Registering) => {
+            (Some(id), _) => {
                 format!("{}/operations/{}?api-version={API_VERSION}", self.path, path_segment(&id))
             }
-            (None, State::Registering) => {
+            (None, _) => {
                 return Err(Error::Unexpected { what: "a registration without operationId".into() });
             }
         };
@@ -117,6 +170,19 @@ impl Register {
         self.state = State::Polling { path: path.clone() };
         Ok(Action::WaitThenGet { after, path })
     }
+}
+
+/// The key of a challenge, for the TPM.
+fn challenged(reply: &Reply) -> Result<Action, Error> {
+    let WrappedKey { authentication_key, message } = reply.json()?;
+    match authentication_key {
+        Some(key) => Ok(Action::Import { key: key.0 }),
+        None => Err(Error::UnknownTpm { message: message.unwrap_or_else(|| "no reason given".into()) }),
+    }
+}
+
+fn body(body: &RegisterBody<'_>) -> Vec<u8> {
+    serde_json::to_vec(body).expect("strings and JSON values can be written as JSON")
 }
 
 const POLL: Duration = Duration::from_secs(5);
@@ -163,7 +229,7 @@ mod tests {
     #[test]
     fn the_usual_course() {
         let mut machine = register("0ne00ABC123", "press-17", None);
-        let Action::Put { path, body } = machine.start() else { panic!() };
+        let Action::Put { path, body, signed: true } = machine.start() else { panic!() };
         assert_eq!(path, "/0ne00ABC123/registrations/press-17/register?api-version=2021-06-01");
         assert_eq!(body, br#"{"registrationId":"press-17"}"#);
 
@@ -185,10 +251,79 @@ mod tests {
         assert_eq!(*assignment, expected);
     }
 
+    fn with_tpm() -> Register {
+        let registration = Registration {
+            id_scope: "0ne00112233".into(),
+            registration_id: "packer-7".into(),
+            payload: Some(json!({"line": 4})),
+        };
+        let keys = TpmKeys { endorsement_key: vec![1].into(), storage_root_key: vec![2].into() };
+        Register::with_tpm(&registration, &keys)
+    }
+
+    #[test]
+    fn a_tpm_is_challenged_first() {
+        let mut machine = with_tpm();
+        let Action::Put { path, body, signed: false } = machine.start() else { panic!() };
+        assert_eq!(path, "/0ne00112233/registrations/packer-7/register?api-version=2021-06-01");
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let tpm = json!({"endorsementKey": "AQ==", "storageRootKey": "Ag=="});
+        assert_eq!(body, json!({"registrationId": "packer-7", "tpm": tpm, "payload": {"line": 4}}));
+        assert_eq!(machine.accepts(), [StatusCode::UNAUTHORIZED]);
+
+        let challenge = reply(401, None, r#"{"authenticationKey":"AwQ=","keyName":"registration"}"#);
+        let import = |key: &[u8]| Action::Import { key: key.to_vec() };
+        assert_eq!(machine.on_reply(&challenge, Duration::ZERO).unwrap(), import(&[3, 4]));
+        let Action::Put { path: same, body, signed: true } = machine.on_imported() else { panic!() };
+        assert_eq!(same, path);
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body, json!({"registrationId": "packer-7", "payload": {"line": 4}}));
+        assert!(!machine.accepts().contains(&StatusCode::UNAUTHORIZED));
+
+        assert!(matches!(on(&mut machine, ASSIGNING), Ok(Action::WaitThenGet { .. })));
+        assert_eq!(on(&mut machine, ASSIGNED).unwrap(), import(&[0]));
+        let Action::Done(assignment) = machine.on_imported() else { panic!() };
+        assert_eq!(assignment.device_id, "press-17");
+    }
+
+    #[test]
+    fn the_key_of_the_challenge_may_be_the_last_one() {
+        let mut machine = with_tpm();
+        machine.start();
+        machine.on_imported();
+        let without = ASSIGNED.replace(r#","tpm":{"authenticationKey":"AA=="}"#, "");
+        assert!(matches!(on(&mut machine, &without), Ok(Action::Done(_))));
+    }
+
+    #[test]
+    fn a_forgotten_operation_begins_with_a_new_challenge() {
+        let mut machine = with_tpm();
+        machine.start();
+        machine.on_imported();
+        on(&mut machine, ASSIGNING).unwrap();
+        let again = machine.on_reply(&reply(404, None, ""), Duration::ZERO).unwrap();
+        assert!(matches!(again, Action::Put { signed: false, .. }));
+    }
+
+    #[test]
+    fn a_refusal_is_no_challenge() {
+        for (body, expected) in [
+            (r#"{"errorCode":401002,"message":"who?"}"#, "does not admit the TPM of this device: who?"),
+            ("{}", "no reason given"),
+            (r#"{"authenticationKey":"AwQ"}"#, "did not take the call"),
+            ("<html>", "did not take the call"),
+        ] {
+            let mut machine = with_tpm();
+            machine.start();
+            let error = machine.on_reply(&reply(401, None, body), Duration::ZERO).unwrap_err();
+            assert!(error.to_string().contains(expected), "{body}: {error}");
+        }
+    }
+
     #[test]
     fn ids_are_encoded_and_the_payload_is_sent() {
         let mut machine = register("s/c%", "Pump=7 ä", Some(json!({"b": 1, "a": null})));
-        let Action::Put { path, body } = machine.start() else { panic!() };
+        let Action::Put { path, body, signed: true } = machine.start() else { panic!() };
         assert_eq!(path, "/s%2Fc%25/registrations/Pump%3D7%20%C3%A4/register?api-version=2021-06-01");
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body, json!({"registrationId": "Pump=7 ä", "payload": {"a": null, "b": 1}}));

@@ -97,6 +97,88 @@ async fn a_certificate_needs_no_token() {
     assert_eq!(seen.body, r#"{"registrationId":"r","payload":true}"#);
 }
 
+/// A TPM that notes what it is asked for, and signs with the last key it took.
+#[derive(Default)]
+struct FakeTpm(Mutex<Vec<Vec<u8>>>);
+
+impl Signer for FakeTpm {
+    async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, http_common::sas::SignError> {
+        let key = self.0.lock().unwrap().last().cloned().unwrap_or_default();
+        SharedKey::new(key).hmac(message)
+    }
+}
+
+impl Tpm for FakeTpm {
+    async fn public_keys(&self) -> Result<TpmKeys, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(TpmKeys { endorsement_key: vec![1].into(), storage_root_key: vec![2].into() })
+    }
+
+    async fn import(&self, key: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if key == b"bad" {
+            return Err("not for this TPM".into());
+        }
+        self.0.lock().unwrap().push(key.to_vec());
+        Ok(())
+    }
+}
+
+async fn register_with_tpm(dps: &DpsClient, tpm: &FakeTpm) -> Result<Assignment, Error> {
+    let registration =
+        Registration { id_scope: "s".into(), registration_id: "packer-7".into(), payload: None };
+    dps.register_with_tpm(&registration, tpm, Instant::now() + Duration::from_secs(20)).await
+}
+
+const CHALLENGE: &str = r#"{"authenticationKey":"bm9uY2U=","keyName":"registration"}"#;
+
+#[tokio::test]
+async fn tpm_39_40_41_43_a_tpm_is_challenged_and_gets_the_hub_key() {
+    let assigned = r#"{"status":"assigned","registrationState":{"assignedHub":"h","deviceId":"d",
+        "tpm":{"authenticationKey":"aHVi"}}}"#;
+    let (dps, server) =
+        client(script(&[(401, CHALLENGE), (202, ASSIGNING), (202, ASSIGNING), (200, assigned)]));
+    let tpm = FakeTpm::default();
+    register_with_tpm(&dps, &tpm).await.unwrap();
+    assert_eq!(*tpm.0.lock().unwrap(), [b"nonce".to_vec(), b"hub".to_vec()]);
+    let requests = server.requests();
+    assert_eq!(requests.len(), 4);
+    assert_eq!(requests[0].header("authorization"), None);
+    let tpm = r#"{"endorsementKey":"AQ==","storageRootKey":"Ag=="}"#;
+    assert_eq!(requests[0].body, format!(r#"{{"registrationId":"packer-7","tpm":{tpm}}}"#));
+    assert_eq!(requests[1].body, r#"{"registrationId":"packer-7"}"#);
+    for seen in &requests[1..] {
+        let token = seen.header("authorization").unwrap();
+        let expiry: u64 = token.split("&se=").nth(1).unwrap().split('&').next().unwrap().parse().unwrap();
+        let scope = Scope::dps("s", "packer-7");
+        let expected = scope.token(expiry, &SharedKey::new(*b"nonce")).await.unwrap();
+        assert_eq!(token, expected.as_str());
+    }
+}
+
+#[tokio::test]
+async fn tpm_42_nothing_but_a_challenge_goes_on() {
+    for (status, body) in [(200, ASSIGNED), (202, ASSIGNING), (404, ""), (400, ""), (500, "")] {
+        let (dps, server) = client(script(&[(status, body)]));
+        let tpm = FakeTpm::default();
+        assert!(register_with_tpm(&dps, &tpm).await.is_err(), "{status}");
+        assert_eq!((server.requests().len(), tpm.0.lock().unwrap().len()), (1, 0), "{status}");
+    }
+    let (dps, _) = client(script(&[(401, r#"{"errorCode":401002,"message":"no such TPM"}"#)]));
+    let error = register_with_tpm(&dps, &FakeTpm::default()).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Unauthorized);
+    assert!(error.to_string().ends_with("no such TPM"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_that_the_tpm_does_not_take_ends_the_registration() {
+    let (dps, server) = client(script(&[(401, r#"{"authenticationKey":"YmFk"}"#)]));
+    let error = register_with_tpm(&dps, &FakeTpm::default()).await.unwrap_err();
+    assert_eq!(
+        http_common::chain(&error),
+        "the TPM did not do its part of the registration: not for this TPM"
+    );
+    assert_eq!((error.kind(), server.requests().len()), (FailureKind::Credential, 1));
+}
+
 #[tokio::test]
 async fn the_deadline_is_kept() {
     let (dps, _) = client(script(&[(202, ASSIGNING)]));
