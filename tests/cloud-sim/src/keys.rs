@@ -16,6 +16,12 @@ impl Key {
         Key(bytes)
     }
 
+    /// The bytes.
+    #[must_use]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Base64 as Azure writes keys.
     #[must_use]
     pub(crate) fn to_base64(&self) -> String {

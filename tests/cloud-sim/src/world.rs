@@ -2,7 +2,7 @@
 
 use crate::{
     dice::Dice,
-    dps::{Enrollment, Operation, Reassignment, Registration},
+    dps::{Challenged, Enrollment, Operation, Reassignment, Registration},
     est::Est,
     hub::Hub,
     settings::Settings,
@@ -26,6 +26,9 @@ pub(crate) struct World {
     /// The operator's CA certificates by name.
     #[serde(default)]
     pub(crate) certificates: CaCertificates,
+    /// Devices with a TPM, once challenged, by registration id in lower case.
+    #[serde(default)]
+    pub(crate) challenged: BTreeMap<String, Challenged>,
     /// Registrations by registration id in lower case.
     #[serde(default)]
     pub(crate) registrations: BTreeMap<String, Registration>,
@@ -58,6 +61,7 @@ impl World {
             enrollments: BTreeMap::new(),
             enrollment_groups: BTreeMap::new(),
             certificates: BTreeMap::new(),
+            challenged: BTreeMap::new(),
             registrations: BTreeMap::new(),
             reassignments: BTreeMap::new(),
             operations: BTreeMap::new(),

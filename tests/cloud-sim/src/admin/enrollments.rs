@@ -96,6 +96,15 @@ fn check(state: &State, mut text: Value, member: &str, id: &str) -> Result<Enrol
         return Err((400, "an enrolment is either a device's or a group's".to_owned()));
     }
     let of_group = enrollment.enrollment_group_id.is_some();
+    match (enrollment.attestation.kind, &enrollment.attestation.tpm) {
+        (AttestationKind::Tpm, _) if of_group => {
+            return Err((400, "a group cannot be enrolled with a TPM".to_owned()));
+        }
+        (AttestationKind::Tpm, Some(tpm)) => tpm.check().map_err(|err| (400, err))?,
+        (AttestationKind::Tpm, None) => return Err((400, "the attestation has no tpm".to_owned())),
+        (_, Some(_)) => return Err((400, "tpm belongs to the attestation type tpm".to_owned())),
+        (_, None) => {}
+    }
     match (enrollment.attestation.kind, &enrollment.attestation.x509) {
         (AttestationKind::X509, Some(x509)) => {
             x509.check(of_group, &state.world.certificates).map_err(|err| (400, err))?;

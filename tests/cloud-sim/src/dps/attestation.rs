@@ -3,7 +3,7 @@
 use super::{
     DpsError, Enrollment,
     enrollment::AttestationKind,
-    error,
+    error, tpm,
     x509::{self, X509Attestation},
 };
 use crate::{call::Call, hub::Authentication, keys::KeyPair, route::Registrant, sas::Token, world::World};
@@ -46,13 +46,16 @@ pub(super) fn prove(
     let by_token = |notes: &mut Vec<String>| {
         let token = check_token(world, call, who, strict, notes)?;
         let proof = match individual {
+            Some(enrollment) if enrollment.attestation.kind == AttestationKind::Tpm => {
+                tpm::prove(world, &token, who, notes)
+            }
             Some(enrollment) => by_own_key(&token, &enrollment.attestation.symmetric_key, notes),
             None => by_group_key(world, &token, who, notes),
         };
         proof.ok_or_else(|| format!("the token is signed by no key that {} has", who.id))
     };
     let proof = match individual.map(|enrollment| (enrollment.attestation.kind, enrollment)) {
-        Some((AttestationKind::SymmetricKey, _)) => by_token(notes),
+        Some((AttestationKind::SymmetricKey | AttestationKind::Tpm, _)) => by_token(notes),
         Some((AttestationKind::X509, enrollment)) => {
             x509::by_own(world, call, who, certificates_of(enrollment), notes)
         }

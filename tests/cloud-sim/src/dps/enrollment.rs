@@ -2,7 +2,7 @@
 //!
 //! It does not know registrations or hubs; which device may use an enrolment is decided in `attestation`.
 
-use super::x509::X509Attestation;
+use super::{tpm::TpmAttestation, x509::X509Attestation};
 use crate::{clock::iso, dice::Dice, keys::KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,6 +76,9 @@ pub(crate) struct Attestation {
     /// The certificates, or their issuers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) x509: Option<X509Attestation>,
+    /// The TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tpm: Option<TpmAttestation>,
 }
 
 /// The kinds of attestation that this simulator can check.
@@ -86,6 +89,8 @@ pub(crate) enum AttestationKind {
     SymmetricKey,
     /// A client certificate.
     X509,
+    /// A SAS token made with a key that only one TPM can unwrap.
+    Tpm,
 }
 
 /// What the device identity is to be.

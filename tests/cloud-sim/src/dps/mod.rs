@@ -6,11 +6,13 @@ mod attestation;
 mod enrollment;
 mod error;
 mod registration;
+mod tpm;
 mod x509;
 
 pub(crate) use enrollment::{AttestationKind, Enrollment, ProvisioningStatus};
 pub(crate) use error::DpsError;
 pub(crate) use registration::{Operation, Reassignment, Registration};
+pub(crate) use tpm::Challenged;
 
 use crate::{
     answer::Answer,
@@ -43,6 +45,9 @@ fn dispatch(
     match (route, request.method.as_str()) {
         (Route::Register(who), "PUT") => {
             let body = check(world, request, who)?;
+            if let Some(challenge) = tpm::challenge(world, call, who, &body, notes)? {
+                return Ok(challenge);
+            }
             let payload = body.get("payload").cloned();
             let proof = attestation::prove(world, call, who, true, notes)?;
             Ok(registration::start(world, who, proof, payload, now_ms))

@@ -6,7 +6,7 @@ use super::{
     DpsError, Enrollment, ProvisioningStatus,
     attestation::{AdmittedBy, Proof},
     enrollment::AllocationPolicy,
-    error,
+    error, tpm,
 };
 use crate::{
     clock::iso,
@@ -53,6 +53,9 @@ pub(crate) struct Registration {
     /// The certificates, and the group if any, that admitted the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) x509: Option<Value>,
+    /// Of a device with a TPM: its key for the hub, `{"authenticationKey": "…"}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tpm: Option<Value>,
     /// What the allocation returns to the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) payload: Option<Value>,
@@ -189,6 +192,7 @@ fn finish(world: &mut World, id: &str, operation: &Operation, now_ms: i64) -> Re
             _ => None,
         },
         x509: operation.x509.clone(),
+        tpm: None,
         payload: None,
     };
     match assign(world, operation, previous.as_ref()) {
@@ -197,6 +201,8 @@ fn finish(world: &mut World, id: &str, operation: &Operation, now_ms: i64) -> Re
             registration.device_id = Some(assigned.device_id);
             registration.substatus = Some(assigned.substatus.to_owned());
             registration.payload = assigned.payload;
+            registration.tpm = enrollment_of(world, operation)
+                .and_then(|enrollment| tpm::final_key(world, enrollment, &operation.registration_id));
         }
         Err(refused) => {
             registration.status = refused.status;
