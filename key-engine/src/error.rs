@@ -40,6 +40,9 @@ pub enum Error {
         "the socket {0:?} of keyd is neither an absolute path nor a URI such as unix:///run/aziot/keyd.sock"
     )]
     BadSocket(String),
+    /// The settings in `openssl.cnf` or in the environment cannot be used.
+    #[error("the provider aziot has unusable settings: {0}")]
+    Settings(String),
     /// OpenSSL itself fails; its own entries on the error stack say why.
     #[error("OpenSSL cannot {0}")]
     OpenSsl(&'static str),
@@ -59,7 +62,7 @@ impl Error {
             Self::BadUri(_) => 6,
             Self::BadReference(_) => 7,
             Self::Refused(_) => 8,
-            Self::BadSocket(_) => 9,
+            Self::BadSocket(_) | Self::Settings(_) => 9,
             Self::OpenSsl(_) => 10,
         }
     }
@@ -75,7 +78,7 @@ pub const REASONS: [(u32, &CStr); 11] = [
     (6, c"bad key URI"),
     (7, c"bad key reference"),
     (8, c"operation refused"),
-    (9, c"bad socket"),
+    (9, c"bad settings"),
     (10, c"OpenSSL failed"),
     (PANIC, c"internal error"),
 ];

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_the_socket_of_the_package() {
+    fn engine_26_the_default_is_the_socket_of_the_package() {
         let settings = Settings::default();
         assert_eq!(settings.socket, PathBuf::from("/run/aziot/keyd.sock"));
         assert_eq!(settings.limit, Duration::from_secs(30));

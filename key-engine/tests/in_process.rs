@@ -117,7 +117,7 @@ fn nothing_of_the_private_key_comes_out() {
 }
 
 #[test]
-fn a_thousand_handshakes_from_eight_threads_with_a_restart_of_keyd() {
+fn engine_41_a_thousand_handshakes_from_eight_threads_with_a_restart_of_keyd() {
     let (mut keyd, engine) = keyd();
     let key = engine.private_key(&keyd.client().create_pair("e", "ec-p256")).unwrap();
     let context = context(&key, &certificate(&key), SslVersion::TLS1_3);
@@ -182,7 +182,7 @@ fn a_keyd_that_hangs_is_given_up_at_the_limit() {
 }
 
 #[test]
-fn a_key_loaded_by_id_outlives_the_key_that_makes_handles() {
+fn engine_52_a_key_loaded_by_id_outlives_the_key_that_makes_handles() {
     let (mut keyd, engine) = keyd();
     let handle = keyd.client().create_pair("e", "ec-p256");
     let keys = [engine.private_key(&handle).unwrap(), engine.private_key_by_id("e").unwrap()];

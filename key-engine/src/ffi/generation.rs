@@ -75,8 +75,9 @@ impl Generation {
             (Kind::Rsa, Some(4096)) => "rsa-4096",
             (Kind::Rsa, Some(_)) => return Err(Error::Refused("RSA keys in keyd have 2048 or 4096 bits")),
         };
-        self.provider.keyd.create(id, algorithm)?;
-        let remote = RemoteKey::load(self.provider.keyd.clone(), KeyName::Id(id.to_owned()))?;
+        let keyd = self.provider.keyd()?;
+        keyd.create(id, algorithm)?;
+        let remote = RemoteKey::load(keyd, KeyName::Id(id.to_owned()))?;
         match Kind::of(remote.public()) == self.kind {
             true => KeyData::from_remote(self.provider.clone(), Arc::new(remote), false),
             false => Err(Error::Refused("keyd has a key of another type under this id")),

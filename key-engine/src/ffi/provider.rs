@@ -33,7 +33,8 @@ pub(super) struct Provider {
     pub(super) default: OsslProvider,
     /// The private library context.
     pub(super) lib: LibCtx,
-    pub(super) keyd: Arc<Keyd>,
+    /// Or why the settings cannot be used: that is told when a key is wanted, for then somebody listens.
+    keyd: Result<Arc<Keyd>, String>,
     debug: Option<std::path::PathBuf>,
     /// Makes up what badly padded ciphertexts decrypt to.
     pub(super) secret: [u8; 32],
@@ -106,23 +107,29 @@ impl Provider {
             Some(settings) => Ok(settings),
             None => configured(&core),
         };
+        let debug = settings.as_ref().ok().and_then(|settings| settings.debug.clone());
+        let keyd = settings.map(|Settings { socket, limit, debug: _ }| Arc::new(Keyd::new(socket, limit)));
+        let keyd = keyd.map_err(|error| chain(&error));
         let start = || {
-            let Settings { socket, limit, debug } = settings?;
             let mut secret = [0; 32];
             getrandom::fill(&mut secret).map_err(|_| Error::Refused("no random bytes from the system"))?;
             let lib = LibCtx::new()?;
-            let default = OsslProvider::load(&lib, c"default")?;
-            Ok((default, lib, Keyd::new(socket, limit), debug, secret))
+            Ok((OsslProvider::load(&lib, c"default")?, lib, secret))
         };
         match start() {
-            Ok((default, lib, keyd, debug, secret)) => {
-                Some(Arc::new(Self { core, default, lib, keyd: Arc::new(keyd), debug, secret, is_builtin }))
+            Ok((default, lib, secret)) => {
+                Some(Arc::new(Self { core, default, lib, keyd, debug, secret, is_builtin }))
             }
             Err(error) => {
                 raise(&core, &error);
                 None
             }
         }
+    }
+
+    /// The keyd of the settings.
+    pub(super) fn keyd(&self) -> Result<Arc<Keyd>, Error> {
+        self.keyd.clone().map_err(Error::Settings)
     }
 
     /// Puts `error` with its causes on the error stack.

@@ -61,7 +61,7 @@ impl Opened {
 
 /// The key that `uri` names.
 pub(super) fn load_key(provider: &Arc<Provider>, uri: &KeyUri, public_only: bool) -> Result<KeyData, Error> {
-    let remote = RemoteKey::load(provider.keyd.clone(), uri.name.clone())?;
+    let remote = RemoteKey::load(provider.keyd()?, uri.name.clone())?;
     provider.note(&format!("loaded {}", uri.name));
     KeyData::from_remote(provider.clone(), Arc::new(remote), public_only)
 }

@@ -1,0 +1,156 @@
+//! The ENGINE under the openssl command and the C API: checklist 2-16, 18-21, 24, 25. Where OpenSSL has no ENGINE these
+//! journeys end at once.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use suite_tests::keys::Keys;
+
+use super::world::{KINDS, Running, World, engine_module, free_port, has_engine, probe, run, succeed};
+
+/// A world with the engine and without the provider.
+pub(crate) fn world() -> Option<World> {
+    if !has_engine() {
+        eprintln!("this OpenSSL has no ENGINE");
+        return None;
+    }
+    let world = World::new();
+    fs::create_dir(world.file("engines")).unwrap();
+    fs::copy(engine_module(), world.file("engines/aziot_keys.so")).unwrap();
+    world.write("openssl.cnf", "[req]\ndistinguished_name = name\n[name]\n");
+    Some(world)
+}
+
+/// A command that finds the engine.
+pub(crate) fn with_engine(world: &World, mut command: Command) -> Command {
+    command.env("OPENSSL_ENGINES", world.file("engines")).env("AZIOT_KEYD_SOCKET", world.socket_uri());
+    command
+}
+
+#[track_caller]
+fn openssl(world: &World, words: &str, key: &str) -> String {
+    succeed(&mut with_engine(world, world.openssl_command(words, key)))
+}
+
+#[track_caller]
+fn probed(world: &World, words: &[&str]) {
+    succeed(with_engine(world, world.command(probe())).args(words));
+}
+
+#[test]
+fn engine_02_the_openssl_command_shows_it() {
+    let Some(mut world) = world() else { return };
+    world.keyd.kill();
+    let shown = openssl(&world, "engine -t -c aziot_keys", "");
+    assert!(
+        shown.contains("(aziot_keys) An openssl engine that talks to the Azure IoT Keys Service"),
+        "{shown}"
+    );
+    assert!(shown.contains("[id-ecPublicKey, rsaEncryption]") && shown.contains("[ available ]"), "{shown}");
+}
+
+#[test]
+fn engine_03_the_version_check() {
+    let Some(world) = world() else { return };
+    probed(&world, &["v-check", &world.path("engines/aziot_keys.so")]);
+}
+
+#[test]
+fn engine_04_it_is_initialised_while_keyd_is_down() {
+    let Some(mut world) = world() else { return };
+    let handle = world.keyd.client().load_pair("ec-p256");
+    world.keyd.kill();
+    probed(&world, &["engine-refused", &handle, "2"]);
+}
+
+#[test]
+fn engine_05_08_15_20_21_24_25_through_the_c_api() {
+    let Some(world) = world() else { return };
+    let [ec, rsa] = KINDS.map(|kind| world.keyd.client().load_pair(kind));
+    probed(&world, &["engine-checks", &ec, &rsa]);
+    let mut command = world.command(probe());
+    command.env("OPENSSL_ENGINES", world.file("engines"));
+    succeed(command.args(["engine-socket", &world.socket_uri(), &ec]));
+}
+
+#[test]
+fn engine_06_14_16_18_load_use_copy_and_free_again_and_again() {
+    let Some(world) = world() else { return };
+    for kind in KINDS {
+        probed(&world, &["engine-loop", &world.keyd.client().load_pair(kind), "100"]);
+    }
+}
+
+#[test]
+fn engine_07_09_10_11_19_the_openssl_command_uses_keys() {
+    let Some(world) = world() else { return };
+    fs::write(world.file("data"), "text").unwrap();
+    for kind in KINDS {
+        let handle = world.keyd.client().load_pair(kind);
+        let public = openssl(&world, "pkey -engine aziot_keys -inform engine -in {} -pubout", &handle);
+        assert_eq!(public.as_bytes(), world.keyd.client().public_key(&handle));
+        world.write("public", public);
+        for md in ["sha256", "sha512"] {
+            let sign =
+                format!("dgst -engine aziot_keys -keyform engine -{md} -sign {{}} -out signature data");
+            openssl(&world, &sign, &handle);
+            openssl(&world, &format!("dgst -{md} -verify public -signature signature data"), "");
+        }
+        let request = "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=x -out own.crt";
+        openssl(&world, request, &handle);
+        openssl(&world, "verify -CAfile own.crt own.crt", "");
+    }
+    let handle = world.keyd.client().load_pair("rsa-2048");
+    let pss = "-sigopt rsa_padding_mode:pss";
+    let sign =
+        format!("dgst -engine aziot_keys -keyform engine -sha256 {pss} -sign {{}} -out signature data");
+    openssl(&world, &sign, &handle);
+    openssl(&world, &format!("dgst -sha256 {pss} -verify public -signature signature data"), "");
+    for padding in ["pkcs1", "oaep"] {
+        let options = format!("-pkeyopt rsa_padding_mode:{padding}");
+        openssl(&world, &format!("pkeyutl -encrypt -pubin -inkey public -in data {options} -out secret"), "");
+        let decrypt =
+            format!("pkeyutl -decrypt -engine aziot_keys -keyform engine -inkey {{}} -in secret {options}");
+        assert_eq!(openssl(&world, &decrypt, &handle), "text");
+    }
+}
+
+#[test]
+fn engine_12_mutual_tls() {
+    let Some(world) = world() else { return };
+    for kind in KINDS {
+        let handle = world.keyd.client().load_pair(kind);
+        let request =
+            "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=localhost -out own.crt";
+        openssl(&world, request, &handle);
+        for version in ["-tls1_2", "-tls1_3"] {
+            let port = free_port();
+            let common = format!(
+                "-engine aziot_keys -keyform engine -key {{}} -cert own.crt -CAfile own.crt {version}"
+            );
+            let serve = format!(
+                "s_server -accept 127.0.0.1:{port} -Verify 1 -verify_return_error -www -quiet {common}"
+            );
+            let mut server = with_engine(&world, world.openssl_command(&serve, &handle));
+            let _server = Running::server(&mut server, port);
+            let connect =
+                format!("s_client -connect 127.0.0.1:{port} -verify_return_error -ign_eof {common}");
+            let mut client = with_engine(&world, world.openssl_command(&connect, &handle));
+            let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            client.stdin.as_mut().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let text = client.wait_with_output().unwrap().stdout;
+            let text = String::from_utf8_lossy(&text);
+            assert!(text.contains("HTTP/1.0 200 ok"), "{kind} {version}: {text}");
+        }
+    }
+}
+
+#[test]
+fn engine_08_a_bad_handle_is_explained() {
+    let Some(world) = world() else { return };
+    let words = "pkey -engine aziot_keys -inform engine -in {} -pubout";
+    let output = run(&mut with_engine(&world, world.openssl_command(words, "sr=x&sig=y")));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("keyd refuses"), "{text}");
+}

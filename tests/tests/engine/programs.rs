@@ -1,0 +1,240 @@
+//! Programs from Debian with a key in keyd: curl, nginx, mosquitto, Python. Those that cannot name a provider's key by
+//! URI use a key-reference file; those that know ENGINE are tried with that too. Checklist 13, 17, 43, 44, 50.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::chown;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use suite_tests::harness::BOUND;
+use suite_tests::http::wait_for;
+use suite_tests::keys::Keys;
+
+use super::engine::{with_engine, world as engine_world};
+use super::world::{KEYD_USER, KINDS, Running, World, free_port, is_root, run, succeed};
+
+/// nginx with this key for its certificate `own.crt`; clients need one too. The workers run as keyd's user, the master
+/// as root.
+fn nginx(world: &World, key: &str, port: u16) -> Command {
+    let directory = world.path("");
+    let workers = if is_root() { "user nobody nogroup;" } else { "" };
+    let configuration = format!(
+        "{workers} worker_processes 2; daemon off; pid {directory}nginx.pid; error_log {directory}error.log notice;
+         env OPENSSL_CONF; env OPENSSL_ENGINES; env AZIOT_KEYD_SOCKET; events {{}}
+         http {{ access_log off;
+           client_body_temp_path {directory}a; proxy_temp_path {directory}b; fastcgi_temp_path {directory}c;
+           uwsgi_temp_path {directory}d; scgi_temp_path {directory}e;
+           server {{ listen 127.0.0.1:{port} ssl; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {directory}own.crt; ssl_certificate_key \"{key}\";
+             ssl_client_certificate {directory}own.crt; ssl_verify_client on; ssl_session_cache off;
+             location / {{ return 200 \"hello $ssl_client_s_dn over $ssl_protocol\"; }} }} }}"
+    );
+    let file = world.write("nginx.conf", configuration);
+    let program =
+        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| fs::exists(path).unwrap());
+    let mut command = world.command(program.expect("nginx is installed (make setup)"));
+    command.args(["-e", &world.path("error.log"), "-c", &file]);
+    command
+}
+
+fn curl(world: &World, port: u16, key: &str) -> Command {
+    let mut command = world.command("curl");
+    command.args(["--silent", "--show-error", "--cacert", "own.crt", "--cert", "own.crt", "--key", key]);
+    command.arg(format!("https://127.0.0.1:{port}/"));
+    command
+}
+
+fn error_log(world: &World) -> String {
+    fs::read_to_string(world.file("error.log")).unwrap_or_default()
+}
+
+fn reload(server: &Running) {
+    let pid = rustix::process::Pid::from_raw(server.0.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+}
+
+#[test]
+fn engine_44_50_nginx_serves_curl_and_reloads_twenty_times() {
+    for kind in KINDS {
+        let world = World::new();
+        let name = format!("aziot:id={kind}");
+        world.certificate("own.crt", &name);
+        let (key, port) = (world.reference(kind), free_port());
+        let server = Running::server(&mut nginx(&world, &key, port), port);
+        for round in 0..20 {
+            for version in ["--tls-max=1.2", "--tlsv1.3"] {
+                let reply = succeed(curl(&world, port, &key).args(version.split('=')));
+                assert!(reply.starts_with("hello CN=localhost over TLSv1."), "{round}: {reply}");
+            }
+            let reloads = |log: &str| log.matches("reconfiguring").count();
+            let before = reloads(&error_log(&world));
+            reload(&server);
+            wait_for("nginx to reload", BOUND, || (reloads(&error_log(&world)) > before).then_some(()));
+        }
+        let log = error_log(&world);
+        let bad = ["[emerg]", "[alert]", "[crit]", "[error]", "stale global SSL error", "exited on signal"];
+        assert!(!bad.iter().any(|word| log.contains(word)), "{log}");
+    }
+}
+
+#[test]
+fn engine_13_17_nginx_and_curl_with_the_engine() {
+    for kind in KINDS {
+        let Some(world) = engine_world() else { return };
+        let handle = world.keyd.client().load_pair(kind);
+        let request = "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=localhost \
+                       -addext subjectAltName=IP:127.0.0.1 -out own.crt";
+        succeed(&mut with_engine(&world, world.openssl_command(request, &handle)));
+        // nginx never initialises an engine, the configuration does.
+        let engines = "openssl_conf = init\n[init]\nengines = engines\n[engines]\naziot_keys = own\n\
+                       [own]\nengine_id = aziot_keys\ninit = 1\n";
+        world.write("openssl.cnf", engines);
+        let port = free_port();
+        let mut server = nginx(&world, &format!("engine:aziot_keys:{handle}"), port);
+        server.env("OPENSSL_ENGINES", world.file("engines")).env("AZIOT_KEYD_SOCKET", world.socket_uri());
+        let server = Running::server(&mut server, port);
+        for round in 0..3 {
+            let mut client = with_engine(&world, curl(&world, port, &handle));
+            let reply = succeed(client.args(["--engine", "aziot_keys", "--key-type", "ENG"]));
+            assert!(reply.starts_with("hello CN=localhost"), "{round}: {reply}");
+            let reloads = |log: &str| log.matches("reconfiguring").count();
+            reload(&server);
+            wait_for("nginx to reload", BOUND, || (reloads(&error_log(&world)) > round).then_some(()));
+        }
+        let log = error_log(&world);
+        assert!(!["[emerg]", "[alert]", "[crit]"].iter().any(|word| log.contains(word)), "{log}");
+    }
+}
+
+/// A broker that asks its clients for certificates.
+fn broker(world: &World, port: u16, key: &str) -> Running {
+    let certificate = world.path("own.crt");
+    let configuration = format!(
+        "listener {port} 127.0.0.1\ncafile {certificate}\ncertfile {certificate}\nkeyfile {key}\n\
+         require_certificate true\nuse_identity_as_username true\nallow_anonymous true\nuser root\n"
+    );
+    let file = world.write("mosquitto.conf", configuration);
+    Running::server(world.command("/usr/sbin/mosquitto").args(["-c", &file]), port)
+}
+
+fn subscriber(world: &World, command: &mut Command, port: u16, key: &str) -> Child {
+    let child =
+        client(world, command, port, key).args(["-C", "1", "-W", "30"]).stdout(Stdio::piped()).spawn();
+    child.unwrap()
+}
+
+fn client<'a>(world: &World, command: &'a mut Command, port: u16, key: &str) -> &'a mut Command {
+    let certificate = world.path("own.crt");
+    command.args(["-h", "localhost", "-p", &port.to_string(), "-t", "topic", "--cafile", &certificate]);
+    command.args(["--cert", &certificate, "--key", key])
+}
+
+#[test]
+fn engine_50_mosquitto_and_its_clients() {
+    for kind in KINDS {
+        let world = World::new();
+        world.certificate("own.crt", &format!("aziot:id={kind}"));
+        let (key, port) = (world.reference(kind), free_port());
+        let _broker = broker(&world, port, &key);
+        let reader = subscriber(&world, &mut world.command("mosquitto_sub"), port, &key);
+        let reply = publish_until_read(reader, || {
+            succeed(client(&world, &mut world.command("mosquitto_pub"), port, &key).args(["-m", "text"]));
+        });
+        assert_eq!(reply, "text\n");
+    }
+}
+
+/// The clients of mosquitto 2.0.11 open the key as a file before they look at `--keyform`, so the broker has to show it.
+#[test]
+fn mosquitto_with_the_engine() {
+    for kind in KINDS {
+        let Some(world) = engine_world() else { return };
+        let handle = world.keyd.client().load_pair(kind);
+        let name = "-subj /CN=localhost -addext subjectAltName=DNS:localhost";
+        let request =
+            format!("req -x509 -new -engine aziot_keys -keyform engine -key {{}} {name} -out own.crt");
+        succeed(&mut with_engine(&world, world.openssl_command(&request, &handle)));
+        world.openssl(
+            &format!("req -x509 -newkey rsa:2048 -nodes -keyout client.key {name} -out client.crt"),
+            "",
+        );
+        let (port, path) = (free_port(), |name| world.path(name));
+        let configuration = format!(
+            "listener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {handle}\ntls_engine aziot_keys\n\
+             tls_keyform engine\nrequire_certificate true\nallow_anonymous true\nuser root\n",
+            path("client.crt"),
+            path("own.crt"),
+        );
+        let file = world.write("mosquitto.conf", configuration);
+        let mut broker = with_engine(&world, world.command("/usr/sbin/mosquitto"));
+        let _broker = Running::server(broker.args(["-c", &file]), port);
+        let mut publisher = world.command("mosquitto_pub");
+        publisher.args(["-h", "localhost", "-p", &port.to_string(), "-t", "topic", "-m", "text"]);
+        publisher.args(["--cafile", "own.crt", "--cert", "client.crt", "--key", "client.key"]);
+        succeed(&mut publisher);
+    }
+}
+
+/// Publishes again until the reader, who may be late, has got it and ended.
+fn publish_until_read(mut reader: Child, publish: impl Fn()) -> String {
+    wait_for("the message", BOUND, || {
+        publish();
+        std::thread::sleep(Duration::from_millis(100));
+        reader.try_wait().unwrap()
+    });
+    String::from_utf8(reader.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn engine_50_python_serves_and_connects() {
+    let world = World::new();
+    for kind in KINDS {
+        world.certificate("own.crt", &format!("aziot:id={kind}"));
+        let script = world.write("tls.py", PYTHON);
+        let seen = succeed(world.command("python3").args([&script, &world.reference(kind)]));
+        assert_eq!(seen, "TLSv1.3 localhost\n");
+    }
+}
+
+const PYTHON: &str = r#"
+import socket, ssl, sys, threading
+def context(purpose):
+    c = ssl.SSLContext(purpose)
+    c.load_cert_chain("own.crt", sys.argv[1])
+    c.load_verify_locations("own.crt")
+    c.verify_mode = ssl.CERT_REQUIRED
+    return c
+listener = socket.create_server(("127.0.0.1", 0))
+def serve():
+    with context(ssl.PROTOCOL_TLS_SERVER).wrap_socket(listener.accept()[0], server_side=True) as s:
+        s.sendall(dict(x[0] for x in s.getpeercert()["subject"])["commonName"].encode())
+server = threading.Thread(target=serve)
+server.start()
+with socket.create_connection(listener.getsockname()) as raw:
+    with context(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(raw, server_hostname="localhost") as s:
+        print(s.version(), s.recv(100).decode())
+server.join()
+"#;
+
+#[test]
+fn references_are_for_their_owner_and_name_no_key_that_is_not_there() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new();
+    let file = world.reference("ec-p256");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    let absent = run(super::world::key_ref(&world.socket_uri()).args(["-o", &file, "absent"]));
+    assert!(!absent.status.success());
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("there is no key"), "{absent:?}");
+    assert!(fs::read_to_string(&file).unwrap().contains("AZIOT KEY URI"), "the old file is still there");
+    let handle = world.keyd.client().load_pair("rsa-2048");
+    let by_handle = world.path("by-handle.key");
+    let mut tool = super::world::key_ref(&world.socket_uri());
+    let mut tool =
+        tool.args(["-o", &by_handle, "--handle-from-stdin"]).stdin(Stdio::piped()).spawn().unwrap();
+    tool.stdin.take().unwrap().write_all(handle.as_bytes()).unwrap();
+    assert!(tool.wait().unwrap().success());
+    world.openssl("pkey -in {} -pubout -noout", &by_handle);
+    if is_root() {
+        chown(&by_handle, Some(KEYD_USER), None).unwrap();
+    }
+}
