@@ -441,6 +441,9 @@ fn strongswan_enrols() {
         pki(dir.path(), &["--gen", "--type", "ecdsa", "--outform", "pem"], "key.pem"),
         "there is no pki; it comes with the package strongswan-pki (make setup)"
     );
+    label(&sim, &json!({"pending": 1, "retry_after": 1, "validity_secs": 600}));
+    let url = format!("https://{}", authority(&sim));
+    let cas = ["--cacert", "ca.pem", "--cacert", "est-root.pem", "--cacert", "est-issuer.pem"];
     let run = |args: &[&str], out: &str| assert!(pki(dir.path(), args, out), "pki {args:?}");
     run(&["--estca", "--url", &url, "--cacert", "ca.pem", "--caout", "got", "--outform", "pem"], "log");
     run(&["--req", "--in", "key.pem", "--type", "ecdsa", "--dn", "CN=pump-7", "--outform", "pem"], "csr.pem");
