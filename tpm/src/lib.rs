@@ -23,8 +23,8 @@ mod error;
 mod ffi;
 mod handlers;
 mod owner;
+mod primary;
 mod show;
-mod template;
 mod tpm;
 mod wrapped;
 

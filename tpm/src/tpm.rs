@@ -4,18 +4,20 @@
 //! Between two calls nothing of ours is in the TPM but three persistent objects: endorsement key, storage root key, auth
 //! key. Every transient object and session is flushed by whoever made it ([`Tpm::with`]).
 
+mod import;
+
 use openssl::error::ErrorStack;
 use tpm_api::{Config, HierarchyAuthorization};
 use zeroize::Zeroizing;
 
 use crate::code;
 use crate::command::{
-    ACTIVATE_CREDENTIAL, CREATE_PRIMARY, Command, EVICT_CONTROL, GET_CAPABILITY, HMAC, HMAC_START, IMPORT,
-    LOAD, POLICY_SECRET, READ_PUBLIC, SEQUENCE_COMPLETE, SEQUENCE_UPDATE, START_AUTH_SESSION, sized,
+    CREATE_PRIMARY, Command, EVICT_CONTROL, GET_CAPABILITY, HMAC, HMAC_START, READ_PUBLIC, SEQUENCE_COMPLETE,
+    SEQUENCE_UPDATE, sized,
 };
 use crate::connection::{Connection, Failure};
-use crate::template;
-use crate::wrapped::{Malformed, WrappedKey, is_hmac_key};
+use crate::primary::{ENDORSEMENT, Hierarchy, Primary, STORAGE_ROOT};
+use crate::wrapped::{Malformed, is_hmac_key};
 
 /// A TPM with endorsement key and storage root key in place.
 pub(crate) struct Tpm {
@@ -92,7 +94,7 @@ impl Tpm {
         };
         for key in [&ENDORSEMENT, &STORAGE_ROOT] {
             let public = tpm.ensure(key)?;
-            if !public.starts_with(template::fixed_part(key.template).get(2..).unwrap_or_default()) {
+            if !key.fits(&public) {
                 tracing::warn!(
                     "the {} at {:#x} is of another kind; it is used as it is",
                     key.name,
@@ -124,29 +126,6 @@ impl Tpm {
             Ok::<_, TpmError>(whole)
         };
         Ok(PublicKeys { endorsement_key: whole(&ENDORSEMENT)?, storage_root_key: whole(&STORAGE_ROOT)? })
-    }
-
-    /// Makes the key that is wrapped in `bytes` the auth key. Until the TPM has accepted it, the one before it stays.
-    pub(crate) fn import(&mut self, bytes: &[u8]) -> Result<(), TpmError> {
-        let key = WrappedKey::parse(bytes)?;
-        let previous = self.read_public(self.auth_key)?;
-        if previous.as_ref().is_some_and(|public| !is_hmac_key(public)) {
-            return Err(TpmError::Taken { handle: self.auth_key });
-        }
-        self.has_auth_key = previous.is_some();
-        let private = self.unwrap(&key).map_err(|error| self.blame(error))?;
-        let load =
-            Command::new(LOAD).handle(STORAGE_ROOT.handle).password(&[]).sized(&private).sized(key.public);
-        let loaded = self.connection.run(&load, |response| response.handle()).map_err(not_ours)?;
-        self.with(loaded, |tpm, loaded| {
-            if tpm.has_auth_key {
-                tpm.evict_control(tpm.auth_key, tpm.auth_key)?;
-                tpm.has_auth_key = false;
-            }
-            tpm.evict_control(loaded, tpm.auth_key)?;
-            tpm.has_auth_key = true;
-            Ok(())
-        })
     }
 
     /// HMAC-SHA256 of `data` with the auth key.
@@ -211,67 +190,6 @@ impl Tpm {
         Ok(public)
     }
 
-    /// The private part, wrapped anew by the storage root key.
-    fn unwrap(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-        let inner_key = self.unwrap_credential(key)?;
-        let import = Command::new(IMPORT)
-            .handle(STORAGE_ROOT.handle)
-            .password(&[])
-            .sized(&inner_key)
-            .sized(key.public)
-            .sized(key.duplicate)
-            .sized(key.seed)
-            .raw(&AES_128_CFB);
-        self.connection.run(&import, |response| response.sized()).map_err(not_ours)
-    }
-
-    /// Some TPMs report a secret that was not encrypted to them as if they had failed. If they go on working, it was the key.
-    fn blame(&mut self, error: TpmError) -> TpmError {
-        match error {
-            TpmError::Failed(failure)
-                if failure.refusal() == Some(code::FAILURE)
-                    && self.read_public(ENDORSEMENT.handle).is_ok() =>
-            {
-                TpmError::NotOurs(failure)
-            }
-            error => error,
-        }
-    }
-
-    /// The key of the inner wrapper: the TPM gives it to nobody but the one it was made for.
-    fn unwrap_credential(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-        let mut nonce = [0; 32];
-        openssl::rand::rand_bytes(&mut nonce).map_err(TpmError::NoRandomness)?;
-        let start = Command::new(START_AUTH_SESSION)
-            .handle(NONE)
-            .handle(NONE)
-            .sized(&nonce)
-            .sized(&[]) // no salt
-            .raw(&[POLICY_SESSION])
-            .raw(&AES_128_CFB)
-            .u16(SHA256);
-        let session = self.connection.run(&start, |response| response.handle())?;
-        self.with(session, |tpm, session| {
-            let secret = Command::new(POLICY_SECRET)
-                .handle(Hierarchy::Endorsement.handle())
-                .handle(session)
-                .password(tpm.authorization_of(Hierarchy::Endorsement))
-                .sized(&[]) // no nonce, no parameters' hash, no reference, no expiration
-                .sized(&[])
-                .sized(&[])
-                .u32(0);
-            tpm.connection.order(&secret).map_err(|failure| unauthorized(Hierarchy::Endorsement, failure))?;
-            let activate = Command::new(ACTIVATE_CREDENTIAL)
-                .handle(STORAGE_ROOT.handle)
-                .handle(ENDORSEMENT.handle)
-                .password(&[])
-                .policy(session)
-                .sized(key.credential)
-                .sized(key.credential_seed);
-            tpm.connection.run(&activate, |response| response.sized()).map_err(not_ours)
-        })
-    }
-
     /// Makes a transient `object` persistent at `handle`, or removes the persistent one.
     fn evict_control(&mut self, object: u32, handle: u32) -> Result<(), TpmError> {
         let evict = Command::new(EVICT_CONTROL)
@@ -333,36 +251,6 @@ impl Tpm {
     }
 }
 
-/// A key that is made from the seed of a hierarchy.
-struct Primary {
-    name: &'static str,
-    handle: u32,
-    hierarchy: Hierarchy,
-    template: &'static [u8],
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Hierarchy {
-    Endorsement,
-    Owner,
-}
-
-impl Hierarchy {
-    fn handle(self) -> u32 {
-        match self {
-            Self::Endorsement => 0x4000_000B,
-            Self::Owner => 0x4000_0001,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Endorsement => "endorsement",
-            Self::Owner => "owner",
-        }
-    }
-}
-
 fn unauthorized(hierarchy: Hierarchy, failure: Failure) -> TpmError {
     match failure.refusal() {
         Some(code::AUTH_FAIL | code::BAD_AUTH) => {
@@ -372,35 +260,11 @@ fn unauthorized(hierarchy: Hierarchy, failure: Failure) -> TpmError {
     }
 }
 
-fn not_ours(failure: Failure) -> TpmError {
-    match failure.refusal() {
-        // Refusals of format 1 are about what was given to the TPM.
-        Some(code) if code & 0x80 != 0 => TpmError::NotOurs(failure),
-        _ => failure.into(),
-    }
-}
-
-const ENDORSEMENT: Primary = Primary {
-    name: "endorsement key",
-    handle: 0x8101_0001,
-    hierarchy: Hierarchy::Endorsement,
-    template: &template::ENDORSEMENT_KEY,
-};
-
-const STORAGE_ROOT: Primary = Primary {
-    name: "storage root key",
-    handle: 0x8100_0001,
-    hierarchy: Hierarchy::Owner,
-    template: &template::STORAGE_ROOT_KEY,
-};
-
 /// TPM_RH_NULL, where a handle could be.
 const NONE: u32 = 0x4000_0007;
 /// The same, where a hierarchy could be.
 const NO_HIERARCHY: u32 = NONE;
-const POLICY_SESSION: u8 = 1;
 const SHA256: u16 = 0x000B;
-const AES_128_CFB: [u8; 6] = [0, 0x06, 0, 0x80, 0, 0x43];
 /// TPM_CAP_TPM_PROPERTIES.
 const PROPERTIES: u32 = 6;
 /// TPM_PT_INPUT_BUFFER.

@@ -1,0 +1,107 @@
+//! Importing the auth key (spec tpm-service, chapter 7): unwrap it, and only then let go of the one before it.
+
+use zeroize::Zeroizing;
+
+use super::{NONE, SHA256, Tpm, TpmError, unauthorized};
+use crate::code;
+use crate::command::{ACTIVATE_CREDENTIAL, Command, IMPORT, LOAD, POLICY_SECRET, START_AUTH_SESSION};
+use crate::connection::Failure;
+use crate::primary::{ENDORSEMENT, Hierarchy, STORAGE_ROOT};
+use crate::wrapped::{WrappedKey, is_hmac_key};
+
+impl Tpm {
+    /// Makes the key that is wrapped in `bytes` the auth key. Until the TPM has accepted it, the one before it stays.
+    pub(crate) fn import(&mut self, bytes: &[u8]) -> Result<(), TpmError> {
+        let key = WrappedKey::parse(bytes)?;
+        let previous = self.read_public(self.auth_key)?;
+        if previous.as_ref().is_some_and(|public| !is_hmac_key(public)) {
+            return Err(TpmError::Taken { handle: self.auth_key });
+        }
+        self.has_auth_key = previous.is_some();
+        let private = self.unwrap(&key).map_err(|error| self.blame(error))?;
+        let load =
+            Command::new(LOAD).handle(STORAGE_ROOT.handle).password(&[]).sized(&private).sized(key.public);
+        let loaded = self.connection.run(&load, |response| response.handle()).map_err(not_ours)?;
+        self.with(loaded, |tpm, loaded| {
+            if tpm.has_auth_key {
+                tpm.evict_control(tpm.auth_key, tpm.auth_key)?;
+                tpm.has_auth_key = false;
+            }
+            tpm.evict_control(loaded, tpm.auth_key)?;
+            tpm.has_auth_key = true;
+            Ok(())
+        })
+    }
+
+    /// The private part, wrapped anew by the storage root key.
+    fn unwrap(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
+        let inner_key = self.unwrap_credential(key)?;
+        let import = Command::new(IMPORT)
+            .handle(STORAGE_ROOT.handle)
+            .password(&[])
+            .sized(&inner_key)
+            .sized(key.public)
+            .sized(key.duplicate)
+            .sized(key.seed)
+            .raw(&AES_128_CFB);
+        self.connection.run(&import, |response| response.sized()).map_err(not_ours)
+    }
+
+    /// Some TPMs report a secret that was not encrypted to them as if they had failed. If they go on working, it was the key.
+    fn blame(&mut self, error: TpmError) -> TpmError {
+        match error {
+            TpmError::Failed(failure)
+                if failure.refusal() == Some(code::FAILURE)
+                    && self.read_public(ENDORSEMENT.handle).is_ok() =>
+            {
+                TpmError::NotOurs(failure)
+            }
+            error => error,
+        }
+    }
+
+    /// The key of the inner wrapper: the TPM gives it to nobody but the one it was made for.
+    fn unwrap_credential(&mut self, key: &WrappedKey<'_>) -> Result<Zeroizing<Vec<u8>>, TpmError> {
+        let mut nonce = [0; 32];
+        openssl::rand::rand_bytes(&mut nonce).map_err(TpmError::NoRandomness)?;
+        let start = Command::new(START_AUTH_SESSION)
+            .handle(NONE)
+            .handle(NONE)
+            .sized(&nonce)
+            .sized(&[]) // no salt
+            .raw(&[POLICY_SESSION])
+            .raw(&AES_128_CFB)
+            .u16(SHA256);
+        let session = self.connection.run(&start, |response| response.handle())?;
+        self.with(session, |tpm, session| {
+            let secret = Command::new(POLICY_SECRET)
+                .handle(Hierarchy::Endorsement.handle())
+                .handle(session)
+                .password(tpm.authorization_of(Hierarchy::Endorsement))
+                .sized(&[]) // no nonce, no parameters' hash, no reference, no expiration
+                .sized(&[])
+                .sized(&[])
+                .u32(0);
+            tpm.connection.order(&secret).map_err(|failure| unauthorized(Hierarchy::Endorsement, failure))?;
+            let activate = Command::new(ACTIVATE_CREDENTIAL)
+                .handle(STORAGE_ROOT.handle)
+                .handle(ENDORSEMENT.handle)
+                .password(&[])
+                .policy(session)
+                .sized(key.credential)
+                .sized(key.credential_seed);
+            tpm.connection.run(&activate, |response| response.sized()).map_err(not_ours)
+        })
+    }
+}
+
+fn not_ours(failure: Failure) -> TpmError {
+    match failure.refusal() {
+        // Refusals of format 1 are about what was given to the TPM.
+        Some(code) if code & 0x80 != 0 => TpmError::NotOurs(failure),
+        _ => failure.into(),
+    }
+}
+
+const POLICY_SESSION: u8 = 1;
+const AES_128_CFB: [u8; 6] = [0, 0x06, 0, 0x80, 0, 0x43];
