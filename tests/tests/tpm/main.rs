@@ -11,6 +11,7 @@ mod hardship;
 mod http;
 mod import;
 mod keys;
+mod registration;
 mod show;
 mod signing;
 
