@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin"
 
 # nextest gives each test a process of its own, which would ask cargo for the programs each time.
-cargo build --locked --workspace --bins
+cargo build --locked --workspace --lib --bins
 export AZIOT_BUILT=1
 
 # Journeys wait more than they compute.

@@ -22,7 +22,8 @@ macro_rules! owned {
 
         // SAFETY: libcrypto allows use by any thread, one at a time.
         unsafe impl Send for $name {}
-        // SAFETY: what is called through a shared reference does not change the object, or locks it.
+        // SAFETY: keys, digests and contexts lock what they change. Operations are not shared: they belong to an object
+        // that libcrypto uses from one thread at a time.
         unsafe impl Sync for $name {}
 
         impl $name {
