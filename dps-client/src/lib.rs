@@ -28,10 +28,10 @@ use url::Url;
 pub use auth::derive_device_key;
 pub use error::Error;
 pub use schema::{Assignment, TpmKeys};
-pub use tpm::Tpm;
+pub use tpm::{Tpm, TpmError};
 
 use protocol::{Action, Register};
-use tpm::{Borrowed, NoTpm, TakesKeys};
+use tpm::{Challenged, NoTpm, TakesKeys};
 
 /// A device side client of DPS.
 #[derive(Clone)]
@@ -78,8 +78,8 @@ impl DpsClient {
         self.run(registration, Register::new(registration), credentials, &NoTpm, deadline).await
     }
 
-    /// The same for a device that proves by its TPM who it is. When this has succeeded, the TPM signs with the key for the
-    /// hub; when it has failed, perhaps with one that is good for nothing.
+    /// The same for a device that proves by its TPM who it is. When this succeeds, the TPM has imported the key for the hub;
+    /// when it fails, the TPM still has the key that it had before.
     pub async fn register_with_tpm<T: Tpm>(
         &self,
         registration: &Registration,
@@ -88,7 +88,8 @@ impl DpsClient {
     ) -> Result<Assignment, Error> {
         let keys = tpm.public_keys().await.map_err(Error::Tpm)?;
         let protocol = Register::with_tpm(registration, &keys);
-        self.run(registration, protocol, &Credentials::Sas(Borrowed(tpm)), &Borrowed(tpm), deadline).await
+        let tpm = Challenged::new(tpm);
+        self.run(registration, protocol, &Credentials::Sas(&tpm), &&tpm, deadline).await
     }
 
     async fn run<S: Signer>(
@@ -115,9 +116,14 @@ impl DpsClient {
                     tokio::time::sleep(after).await;
                     (&polls, Method::GET, path, None, true)
                 }
+                Action::SignWith { key } => {
+                    tpm.sign_with(key)?;
+                    action = protocol.on_key();
+                    continue;
+                }
                 Action::Import { key } => {
-                    tpm.take(&key).await?;
-                    action = protocol.on_imported();
+                    tpm.import(&key).await?;
+                    action = protocol.on_key();
                     continue;
                 }
                 Action::Done(assignment) => return Ok(*assignment),

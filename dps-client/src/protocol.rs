@@ -20,6 +20,8 @@ pub(crate) struct Register {
     body: Vec<u8>,
     /// What a device with a TPM says first.
     introduction: Option<Vec<u8>>,
+    /// The key of the challenge, wrapped: it signs the tokens of this registration.
+    challenge: Option<Vec<u8>>,
     state: State,
     restarted: bool,
 }
@@ -32,7 +34,7 @@ enum State {
     Polling {
         path: String,
     },
-    /// Assigned, but for the key that the TPM has to take.
+    /// Assigned, but for the key that the TPM has to keep.
     Assigned(Box<Assignment>),
 }
 
@@ -41,7 +43,9 @@ enum State {
 pub(crate) enum Action {
     /// Send the registration, with a token or (to be challenged) without.
     Put { path: String, body: Vec<u8>, signed: bool },
-    /// Let the TPM take this key, then ask [`Register::on_imported`].
+    /// From now on sign with this key, which is wrapped for the TPM, then go on with [`Register::on_key`].
+    SignWith { key: Vec<u8> },
+    /// Let the TPM keep this key for good, then go on with [`Register::on_key`].
     Import { key: Vec<u8> },
     /// Wait, then ask for the operation's status.
     WaitThenGet { after: Duration, path: String },
@@ -54,7 +58,7 @@ impl Register {
         let Registration { id_scope, registration_id, payload } = registration;
         let path = format!("/{}/registrations/{}", path_segment(id_scope), path_segment(registration_id));
         let body = body(&RegisterBody { registration_id, tpm: None, payload: payload.as_ref() });
-        Self { path, body, introduction: None, state: State::Registering, restarted: false }
+        Self { path, body, introduction: None, challenge: None, state: State::Registering, restarted: false }
     }
 
     /// The same for a device that has a TPM with these keys.
@@ -84,8 +88,8 @@ impl Register {
         Action::Put { path: format!("{}/register?api-version={API_VERSION}", self.path), body, signed }
     }
 
-    /// Take up that the TPM has taken a key.
-    pub(crate) fn on_imported(&mut self) -> Action {
+    /// Take up that a key is where it should be.
+    pub(crate) fn on_key(&mut self) -> Action {
         match &self.state {
             State::Assigned(assignment) => Action::Done(assignment.clone()),
             State::Introducing | State::Registering | State::Polling { .. } => self.register(),
@@ -111,7 +115,7 @@ impl Register {
             return Ok(self.start());
         }
         if self.state == State::Introducing {
-            return challenged(reply);
+            return self.challenged(reply);
         }
         let operation: Operation = reply.json()?;
         let state = operation.registration_state.unwrap_or_default();
@@ -137,14 +141,21 @@ impl Register {
             substatus: state.substatus,
             payload: state.payload,
         });
+        let Some(challenge) = self.challenge.clone() else { return Ok(Action::Done(assignment)) };
+        self.state = State::Assigned(assignment);
         // Without another key, the one from the challenge is the key for the hub too.
-        let key = state.tpm.and_then(|tpm| tpm.authentication_key).filter(|_| self.introduction.is_some());
-        match key {
+        let key = state.tpm.and_then(|tpm| tpm.authentication_key);
+        Ok(Action::Import { key: key.map_or(challenge, |key| key.0) })
+    }
+
+    fn challenged(&mut self, reply: &Reply) -> Result<Action, Error> {
+        let WrappedKey { authentication_key, message } = reply.json()?;
+        match authentication_key {
             Some(key) => {
-                self.state = State::Assigned(assignment);
-                Ok(Action::Import { key: key.0 })
+                self.challenge = Some(key.0.clone());
+                Ok(Action::SignWith { key: key.0 })
             }
-            None => Ok(Action::Done(assignment)),
+            None => Err(Error::UnknownTpm { message: message.unwrap_or_else(|| "no reason given".into()) }),
         }
     }
 
@@ -169,15 +180,6 @@ impl Register {
         }
         self.state = State::Polling { path: path.clone() };
         Ok(Action::WaitThenGet { after, path })
-    }
-}
-
-/// The key of a challenge, for the TPM.
-fn challenged(reply: &Reply) -> Result<Action, Error> {
-    let WrappedKey { authentication_key, message } = reply.json()?;
-    match authentication_key {
-        Some(key) => Ok(Action::Import { key: key.0 }),
-        None => Err(Error::UnknownTpm { message: message.unwrap_or_else(|| "no reason given".into()) }),
     }
 }
 
@@ -272,35 +274,42 @@ mod tests {
         assert_eq!(machine.accepts(), [StatusCode::UNAUTHORIZED]);
 
         let challenge = reply(401, None, r#"{"authenticationKey":"AwQ=","keyName":"registration"}"#);
-        let import = |key: &[u8]| Action::Import { key: key.to_vec() };
-        assert_eq!(machine.on_reply(&challenge, Duration::ZERO).unwrap(), import(&[3, 4]));
-        let Action::Put { path: same, body, signed: true } = machine.on_imported() else { panic!() };
+        let key = vec![3, 4];
+        assert_eq!(machine.on_reply(&challenge, Duration::ZERO).unwrap(), Action::SignWith { key });
+        let Action::Put { path: same, body, signed: true } = machine.on_key() else { panic!() };
         assert_eq!(same, path);
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body, json!({"registrationId": "packer-7", "payload": {"line": 4}}));
         assert!(!machine.accepts().contains(&StatusCode::UNAUTHORIZED));
 
         assert!(matches!(on(&mut machine, ASSIGNING), Ok(Action::WaitThenGet { .. })));
-        assert_eq!(on(&mut machine, ASSIGNED).unwrap(), import(&[0]));
-        let Action::Done(assignment) = machine.on_imported() else { panic!() };
+        assert_eq!(on(&mut machine, ASSIGNED).unwrap(), Action::Import { key: vec![0] });
+        let Action::Done(assignment) = machine.on_key() else { panic!() };
         assert_eq!(assignment.device_id, "press-17");
+    }
+
+    /// The machine of a device with a TPM after a registration that the service took.
+    fn challenged() -> Register {
+        let mut machine = with_tpm();
+        machine.start();
+        let challenge = reply(401, None, r#"{"authenticationKey":"AwQ="}"#);
+        machine.on_reply(&challenge, Duration::ZERO).unwrap();
+        machine.on_key();
+        on(&mut machine, ASSIGNING).unwrap();
+        machine
     }
 
     #[test]
     fn the_key_of_the_challenge_may_be_the_last_one() {
-        let mut machine = with_tpm();
-        machine.start();
-        machine.on_imported();
         let without = ASSIGNED.replace(r#","tpm":{"authenticationKey":"AA=="}"#, "");
-        assert!(matches!(on(&mut machine, &without), Ok(Action::Done(_))));
+        let mut machine = challenged();
+        assert_eq!(on(&mut machine, &without).unwrap(), Action::Import { key: vec![3, 4] });
+        assert!(matches!(machine.on_key(), Action::Done(_)));
     }
 
     #[test]
     fn a_forgotten_operation_begins_with_a_new_challenge() {
-        let mut machine = with_tpm();
-        machine.start();
-        machine.on_imported();
-        on(&mut machine, ASSIGNING).unwrap();
+        let mut machine = challenged();
         let again = machine.on_reply(&reply(404, None, ""), Duration::ZERO).unwrap();
         assert!(matches!(again, Action::Put { signed: false, .. }));
     }

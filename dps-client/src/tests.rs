@@ -97,26 +97,23 @@ async fn a_certificate_needs_no_token() {
     assert_eq!(seen.body, r#"{"registrationId":"r","payload":true}"#);
 }
 
-/// A TPM that notes what it is asked for, and signs with the last key it took.
+/// A TPM for which a wrapped key is the key itself; it notes what it has imported.
 #[derive(Default)]
 struct FakeTpm(Mutex<Vec<Vec<u8>>>);
 
-impl Signer for FakeTpm {
-    async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, http_common::sas::SignError> {
-        let key = self.0.lock().unwrap().last().cloned().unwrap_or_default();
-        SharedKey::new(key).hmac(message)
-    }
-}
-
 impl Tpm for FakeTpm {
-    async fn public_keys(&self) -> Result<TpmKeys, Box<dyn std::error::Error + Send + Sync>> {
+    async fn public_keys(&self) -> Result<TpmKeys, TpmError> {
         Ok(TpmKeys { endorsement_key: vec![1].into(), storage_root_key: vec![2].into() })
     }
 
-    async fn import(&self, key: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if key == b"bad" {
-            return Err("not for this TPM".into());
+    async fn sign_with(&self, key: &[u8], message: &[u8]) -> Result<Vec<u8>, TpmError> {
+        match key {
+            b"bad" => Err("not for this TPM".into()),
+            _ => Ok(SharedKey::new(key).hmac(message)?),
         }
+    }
+
+    async fn import(&self, key: &[u8]) -> Result<(), TpmError> {
         self.0.lock().unwrap().push(key.to_vec());
         Ok(())
     }
@@ -138,7 +135,7 @@ async fn tpm_39_40_41_43_a_tpm_is_challenged_and_gets_the_hub_key() {
         client(script(&[(401, CHALLENGE), (202, ASSIGNING), (202, ASSIGNING), (200, assigned)]));
     let tpm = FakeTpm::default();
     register_with_tpm(&dps, &tpm).await.unwrap();
-    assert_eq!(*tpm.0.lock().unwrap(), [b"nonce".to_vec(), b"hub".to_vec()]);
+    assert_eq!(*tpm.0.lock().unwrap(), [b"hub".to_vec()], "the key of the challenge is not kept");
     let requests = server.requests();
     assert_eq!(requests.len(), 4);
     assert_eq!(requests[0].header("authorization"), None);
@@ -169,14 +166,22 @@ async fn tpm_42_nothing_but_a_challenge_goes_on() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_tpm_does_not_take_ends_the_registration() {
-    let (dps, server) = client(script(&[(401, r#"{"authenticationKey":"YmFk"}"#)]));
-    let error = register_with_tpm(&dps, &FakeTpm::default()).await.unwrap_err();
-    assert_eq!(
-        http_common::chain(&error),
-        "the TPM did not do its part of the registration: not for this TPM"
-    );
-    assert_eq!((error.kind(), server.requests().len()), (FailureKind::Credential, 1));
+async fn a_registration_that_fails_leaves_the_tpm_as_it_is() {
+    let failed = r#"{"status":"failed","registrationState":{"errorCode":400207,"errorMessage":"no hub"}}"#;
+    let unknown = r#"{"authenticationKey":"YmFk"}"#;
+    for (answers, kind, told) in [
+        (vec![(401, unknown)], FailureKind::Credential, "not for this TPM"),
+        (vec![(401, CHALLENGE), (401, "")], FailureKind::Unauthorized, "401"),
+        (vec![(401, CHALLENGE), (202, ASSIGNING), (200, failed)], FailureKind::Rejected, "no hub"),
+    ] {
+        let requests = answers.len();
+        let (dps, server) = client(script(&answers));
+        let tpm = FakeTpm::default();
+        let error = register_with_tpm(&dps, &tpm).await.unwrap_err();
+        assert!(http_common::chain(&error).contains(told), "{}", http_common::chain(&error));
+        assert_eq!((error.kind(), server.requests().len()), (kind, requests));
+        assert!(tpm.0.lock().unwrap().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -1,47 +1,82 @@
-//! What a registration needs of a TPM besides signatures. Does not know where the TPM is.
+//! What a registration needs of a TPM. Does not know where the TPM is.
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::sync::Mutex;
 
 use http_common::sas::{SignError, Signer};
 
 use crate::{Error, TpmKeys};
 
-/// The TPM of this device, wherever it is. As a [`Signer`] it signs with the key that it has taken last.
-pub trait Tpm: Signer {
+/// The TPM of this device, wherever it is. Keys come wrapped for it alone, as
+/// `POST /import_auth_key` of the TPM service takes them.
+pub trait Tpm: Sync {
     /// The public keys that tell this TPM from all others.
-    fn public_keys(&self) -> impl Future<Output = Result<TpmKeys, Box<dyn StdError + Send + Sync>>> + Send;
+    fn public_keys(&self) -> impl Future<Output = Result<TpmKeys, TpmError>> + Send;
 
-    /// Let the TPM take `key`, which was wrapped for it alone.
-    fn import(&self, key: &[u8]) -> impl Future<Output = Result<(), Box<dyn StdError + Send + Sync>>> + Send;
+    /// HMAC-SHA256 of `message` with a wrapped `key`. What the TPM has imported stays what it is.
+    fn sign_with(&self, key: &[u8], message: &[u8])
+    -> impl Future<Output = Result<Vec<u8>, TpmError>> + Send;
+
+    /// Keep a wrapped `key` for good, instead of the one before it.
+    fn import(&self, key: &[u8]) -> impl Future<Output = Result<(), TpmError>> + Send;
 }
+
+/// Whatever a TPM, or the way to it, has to say.
+pub type TpmError = Box<dyn StdError + Send + Sync>;
 
 /// Who takes the keys that the service wraps for a TPM.
 pub(crate) trait TakesKeys: Sync {
-    /// Takes one.
-    fn take(&self, key: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Signs with this key from now on.
+    fn sign_with(&self, key: Vec<u8>) -> Result<(), Error>;
+
+    /// Keeps this one.
+    fn import(&self, key: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// A device that shows no TPM, to which the service wraps no keys.
 pub(crate) struct NoTpm;
 
 impl TakesKeys for NoTpm {
-    async fn take(&self, _: &[u8]) -> Result<(), Error> {
-        Err(Error::Unexpected { what: "a key for a TPM".into() })
+    fn sign_with(&self, _: Vec<u8>) -> Result<(), Error> {
+        Err(unasked())
+    }
+
+    async fn import(&self, _: &[u8]) -> Result<(), Error> {
+        Err(unasked())
     }
 }
 
-/// Somebody else's TPM.
-pub(crate) struct Borrowed<'a, T>(pub(crate) &'a T);
+/// Somebody else's TPM, and the key of the challenge once there was one.
+pub(crate) struct Challenged<'a, T> {
+    tpm: &'a T,
+    key: Mutex<Vec<u8>>,
+}
 
-impl<T: Tpm> TakesKeys for Borrowed<'_, T> {
-    async fn take(&self, key: &[u8]) -> Result<(), Error> {
-        self.0.import(key).await.map_err(Error::Tpm)
+impl<'a, T> Challenged<'a, T> {
+    pub(crate) fn new(tpm: &'a T) -> Self {
+        Self { tpm, key: Mutex::default() }
     }
 }
 
-impl<T: Tpm> Signer for Borrowed<'_, T> {
+impl<T: Tpm> TakesKeys for &Challenged<'_, T> {
+    fn sign_with(&self, key: Vec<u8>) -> Result<(), Error> {
+        *self.key.lock().expect("no panic while held") = key;
+        Ok(())
+    }
+
+    async fn import(&self, key: &[u8]) -> Result<(), Error> {
+        self.tpm.import(key).await.map_err(Error::Tpm)
+    }
+}
+
+impl<T: Tpm> Signer for &Challenged<'_, T> {
     async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        self.0.sign(message).await
+        let key = self.key.lock().expect("no panic while held").clone();
+        self.tpm.sign_with(&key, message).await.map_err(SignError)
     }
+}
+
+fn unasked() -> Error {
+    Error::Unexpected { what: "a key for a TPM".into() }
 }

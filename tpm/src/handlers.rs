@@ -1,8 +1,10 @@
-//! The three requests: authorize, call once, reply (spec tpm-service, chapters 6 to 8).
+//! The four requests: authorize, call once, reply (spec tpm-service, chapters 6 to 8).
 
 use config_common::Base64;
 use http_common::{Handlers, Peer, Serve};
-use tpm_api::{AuthKeyImported, Digest, GetTpmKeys, ImportAuthKey, SignWithAuthKey, TpmKeys};
+use tpm_api::{
+    AuthKeyImported, Digest, GetTpmKeys, ImportAuthKey, SignWithAuthKey, SignWithWrappedKey, TpmKeys,
+};
 
 use crate::tpm::{PublicKeys, Tpm};
 use crate::{Error, Tpmd};
@@ -36,6 +38,15 @@ impl Serve<SignWithAuthKey> for Tpmd {
     async fn serve(&self, peer: Peer, request: SignWithAuthKey) -> Result<Digest, Error> {
         self.access.check(peer)?;
         let digest = self.owner.run(move |tpm| tpm.sign(request.data.as_ref())).await?;
+        Ok(Digest { digest: Base64(digest) })
+    }
+}
+
+impl Serve<SignWithWrappedKey> for Tpmd {
+    async fn serve(&self, peer: Peer, request: SignWithWrappedKey) -> Result<Digest, Error> {
+        self.access.check(peer)?;
+        let SignWithWrappedKey { key, data } = request;
+        let digest = self.owner.run(move |tpm| tpm.sign_once(key.as_bytes(), data.as_ref())).await?;
         Ok(Digest { digest: Base64(digest) })
     }
 }

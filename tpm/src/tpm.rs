@@ -133,13 +133,7 @@ impl Tpm {
         if !self.has_auth_key {
             return Err(TpmError::NoAuthKey { handle: self.auth_key });
         }
-        let digest = match data.len() <= self.buffer {
-            true => {
-                let hmac = Command::new(HMAC).handle(self.auth_key).password(&[]).sized(data).u16(SHA256);
-                self.connection.run(&hmac, |response| response.sized())
-            }
-            false => self.sign_long(data),
-        };
+        let digest = self.hmac(self.auth_key, data);
         let absent = |failure: &Failure| failure.refusal() == Some(code::HANDLE);
         let digest = digest.map_err(|failure| match absent(&failure) {
             true => TpmError::NoAuthKey { handle: self.auth_key },
@@ -148,9 +142,13 @@ impl Tpm {
         Ok(digest.to_vec())
     }
 
-    /// HMAC of more data than one command takes.
-    fn sign_long(&mut self, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let start = Command::new(HMAC_START).handle(self.auth_key).password(&[]).sized(&[]).u16(SHA256);
+    /// HMAC-SHA256 of `data` with the `key`, in as many commands as it takes.
+    fn hmac(&mut self, key: u32, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        if data.len() <= self.buffer {
+            let hmac = Command::new(HMAC).handle(key).password(&[]).sized(data).u16(SHA256);
+            return self.connection.run(&hmac, |response| response.sized());
+        }
+        let start = Command::new(HMAC_START).handle(key).password(&[]).sized(&[]).u16(SHA256);
         let sequence = self.connection.run(&start, |response| response.handle())?;
         let digest = self.feed(sequence, data);
         if digest.is_err() {

@@ -2,13 +2,12 @@
 //! for the TPM and believes nothing that it has not signed. Checklist 39 to 44, 47.
 
 use std::{
-    error::Error as StdError,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use cloud_sim::{Options, Sim};
-use dps_client::{Assignment, DpsClient, Error, Registration, Tpm, TpmKeys};
+use dps_client::{Assignment, DpsClient, Error, Registration, Tpm, TpmError, TpmKeys};
 use http_common::{
     Client,
     https::{Cloud, CloudOptions, Credentials, Https, HttpsOptions, Trust},
@@ -19,7 +18,7 @@ use hub_client::{Device, HubClient};
 use openssl::x509::X509;
 use serde_json::{Value, json};
 use suite_tests::http::base64;
-use tpm_api::{GetTpmKeys, ImportAuthKey, SignWithAuthKey};
+use tpm_api::{GetTpmKeys, ImportAuthKey, SignWithAuthKey, SignWithWrappedKey};
 
 use super::Site;
 
@@ -36,12 +35,17 @@ impl Signer for Tpmd {
 }
 
 impl Tpm for Tpmd {
-    async fn public_keys(&self) -> Result<TpmKeys, Box<dyn StdError + Send + Sync>> {
+    async fn public_keys(&self) -> Result<TpmKeys, TpmError> {
         let keys = self.0.call(&GetTpmKeys {}).await?;
         Ok(TpmKeys { endorsement_key: keys.endorsement_key, storage_root_key: keys.storage_root_key })
     }
 
-    async fn import(&self, key: &[u8]) -> Result<(), Box<dyn StdError + Send + Sync>> {
+    async fn sign_with(&self, key: &[u8], message: &[u8]) -> Result<Vec<u8>, TpmError> {
+        let request = SignWithWrappedKey { key: key.to_vec().into(), data: message.to_vec().into() };
+        Ok(self.0.call(&request).await?.digest.0)
+    }
+
+    async fn import(&self, key: &[u8]) -> Result<(), TpmError> {
         self.0.call(&ImportAuthKey { key: key.to_vec().into() }).await?;
         Ok(())
     }
@@ -148,6 +152,21 @@ async fn decided_a_device_registers_again_and_keeps_its_key() {
     site.stop_and_check();
 }
 
+/// Upstream has given up the key for the hub by then.
+#[tokio::test]
+async fn decided_a_registration_that_fails_costs_no_key() {
+    let site = Site::start();
+    let world = World::new("packer-7", &site.keys().0);
+    let tpm = tpmd(&site);
+    let assignment = world.register("packer-7", &tpm).await.unwrap();
+    let attestation = json!({ "type": "tpm", "tpm": { "endorsementKey": base64(site.keys().0) } });
+    let fails = json!({ "attestation": attestation, "simulator": { "status": "failed" } });
+    assert_eq!(world.sim.admin("PUT", "/enrollments/packer-7", &fails).0, 200);
+    let error = world.register("packer-7", &tpm).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Rejected, "{error}");
+    assert!(world.modules(&assignment, &tpm).await.is_ok(), "the old key is still good");
+}
+
 #[tokio::test]
 async fn tpm_42_another_tpm_is_not_admitted() {
     let (site, other) = (Site::start(), Site::start());
@@ -164,16 +183,14 @@ async fn tpm_42_another_tpm_is_not_admitted() {
 async fn decided_a_copied_endorsement_key_helps_nobody() {
     // The impostor shows the endorsement key of a device that is enrolled, but has not its TPM.
     struct Impostor(Tpmd, TpmKeys);
-    impl Signer for Impostor {
-        async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-            self.0.sign(message).await
-        }
-    }
     impl Tpm for Impostor {
-        async fn public_keys(&self) -> Result<TpmKeys, Box<dyn StdError + Send + Sync>> {
+        async fn public_keys(&self) -> Result<TpmKeys, TpmError> {
             Ok(self.1.clone())
         }
-        async fn import(&self, key: &[u8]) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        async fn sign_with(&self, key: &[u8], message: &[u8]) -> Result<Vec<u8>, TpmError> {
+            self.0.sign_with(key, message).await
+        }
+        async fn import(&self, key: &[u8]) -> Result<(), TpmError> {
             self.0.import(key).await
         }
     }

@@ -1,5 +1,8 @@
 //! Signing with the auth key: checklist 17, 20, 23.
 
+use serde_json::json;
+use suite_tests::http::base64;
+
 use super::{Site, hmac, refused};
 
 #[test]
@@ -22,4 +25,27 @@ fn tpm_20_23_signatures_of_any_length() {
         }
     }
     site.stop_and_check();
+}
+
+#[test]
+fn decided_a_wrapped_key_signs_without_being_kept() {
+    let site = Site::start();
+    let sign = |key: &[u8], data: &[u8]| {
+        let body = json!({ "key": base64(key), "data": base64(data) });
+        site.client().post("/sign_with_wrapped_key", &body)
+    };
+    let wrapped = site.wrap(&[2; 32]);
+    assert_eq!(sign(&wrapped, b"x").expect(200).bytes("digest"), hmac(&[2; 32], b"x"));
+    refused(site.try_sign(b"x"), "no auth key");
+    site.import(&[1; 32]);
+    for length in [0, 1024, 5000] {
+        let data = vec![3; length];
+        assert_eq!(sign(&wrapped, &data).expect(200).bytes("digest"), hmac(&[2; 32], &data));
+        site.signs_with(&[1; 32]);
+    }
+    refused(sign(&wrapped[..700], b"x"), "the key is malformed");
+    refused(sign(&Site::start().wrap(&[2; 32]), b"x"), "not made for this TPM");
+    site.signs_with(&[1; 32]);
+    let (tpm, _) = site.stop_and_check();
+    assert_eq!(tpm.handles("persistent").len(), 3);
 }

@@ -37,9 +37,18 @@ pub struct SignWithAuthKey {
     pub data: Base64,
 }
 
+/// Sign with a key that was wrapped for this TPM, once. The auth key stays what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SignWithWrappedKey {
+    /// As in [`ImportAuthKey`].
+    pub key: Secret,
+    /// Any number of bytes, also none.
+    pub data: Base64,
+}
+
 /// A signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Digest {
-    /// HMAC-SHA256(auth key, data): 32 bytes.
+    /// HMAC-SHA256(key, data): 32 bytes.
     pub digest: Base64,
 }

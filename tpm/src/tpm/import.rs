@@ -1,4 +1,4 @@
-//! Importing the auth key (spec tpm-service, chapter 7): unwrap it, and only then let go of the one before it.
+//! Wrapped keys (spec tpm-service, chapter 7): to import one, unwrap it, and only then let go of the one before it.
 
 use zeroize::Zeroizing;
 
@@ -18,10 +18,7 @@ impl Tpm {
             return Err(TpmError::Taken { handle: self.auth_key });
         }
         self.has_auth_key = previous.is_some();
-        let private = self.unwrap(&key).map_err(|error| self.blame(error))?;
-        let load =
-            Command::new(LOAD).handle(STORAGE_ROOT.handle).password(&[]).sized(&private).sized(key.public);
-        let loaded = self.connection.run(&load, |response| response.handle()).map_err(not_ours)?;
+        let loaded = self.load(&key)?;
         self.with(loaded, |tpm, loaded| {
             if tpm.has_auth_key {
                 tpm.evict_control(tpm.auth_key, tpm.auth_key)?;
@@ -31,6 +28,20 @@ impl Tpm {
             tpm.has_auth_key = true;
             Ok(())
         })
+    }
+
+    /// HMAC-SHA256 of `data` with the key that is wrapped in `bytes`. The auth key is not touched.
+    pub(crate) fn sign_once(&mut self, bytes: &[u8], data: &[u8]) -> Result<Vec<u8>, TpmError> {
+        let loaded = self.load(&WrappedKey::parse(bytes)?)?;
+        self.with(loaded, |tpm, loaded| Ok(tpm.hmac(loaded, data)?.to_vec()))
+    }
+
+    /// The key as a transient object.
+    fn load(&mut self, key: &WrappedKey<'_>) -> Result<u32, TpmError> {
+        let private = self.unwrap(key).map_err(|error| self.blame(error))?;
+        let load =
+            Command::new(LOAD).handle(STORAGE_ROOT.handle).password(&[]).sized(&private).sized(key.public);
+        self.connection.run(&load, |response| response.handle()).map_err(not_ours)
     }
 
     /// The private part, wrapped anew by the storage root key.
