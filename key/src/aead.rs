@@ -53,6 +53,29 @@ pub fn open(key: &[u8], iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Zeroizin
     }
 }
 
+/// What a token made, ciphertext and tag, in the layout that is written.
+pub(crate) fn wrapped(ciphertext_and_tag: &[u8]) -> Vec<u8> {
+    [&[CIPHERTEXT_THEN_TAG], ciphertext_and_tag].concat()
+}
+
+/// Undoes [`wrapped`]. Version 1 is older than keys on tokens.
+pub(crate) fn unwrapped(sealed: &[u8]) -> Result<&[u8], Error> {
+    match sealed.split_first() {
+        Some((&TAG_THEN_CIPHERTEXT, _)) => {
+            Err(Error::MalformedCiphertext("its version is not one of keys on tokens"))
+        }
+        _ => split(sealed).map(|_| &sealed[1..]),
+    }
+}
+
+/// An IV has to have 1 to 128 bytes, or the error is internal.
+pub(crate) fn check_iv(iv: &[u8]) -> Result<(), Error> {
+    match iv.is_empty() || iv.len() > MAX_IV {
+        true => Err(Internal::Unsuitable("an IV for AES-256-GCM has 1 to 128 bytes").into()),
+        false => Ok(()),
+    }
+}
+
 /// Ciphertext and tag of a sealed message.
 fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), Error> {
     let malformed = |why| Error::MalformedCiphertext(why);
@@ -66,12 +89,9 @@ fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), Error> {
 }
 
 fn check_lengths(key: &[u8], iv: &[u8]) -> Result<(), Error> {
-    if key.len() != KEY {
-        Err(Internal::Unsuitable("a key for AES-256 has 32 bytes").into())
-    } else if iv.is_empty() || iv.len() > MAX_IV {
-        Err(Internal::Unsuitable("an IV for AES-256-GCM has 1 to 128 bytes").into())
-    } else {
-        Ok(())
+    match key.len() {
+        KEY => check_iv(iv),
+        _ => Err(Internal::Unsuitable("a key for AES-256 has 32 bytes").into()),
     }
 }
 

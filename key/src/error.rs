@@ -7,6 +7,7 @@ use http_common::{ApiError, StatusCode};
 use openssl::error::ErrorStack;
 
 use crate::id::{KeyId, VALIDATION_KEY};
+use crate::store::Fault;
 
 /// What was refused.
 #[derive(Debug, thiserror::Error)]
@@ -102,18 +103,31 @@ pub enum Error {
     /// A key pair would destroy a symmetric key.
     #[error("the key {0} is a symmetric key; delete it first if it is to make room for a key pair")]
     IsKey(KeyId),
-    /// A file that belongs to the administrator was to be removed.
-    #[error(
-        "the key {0} is preloaded: its file belongs to the administrator and is neither deleted nor moved"
-    )]
+    /// A key that belongs to the administrator was to be removed.
+    #[error("the key {0} is preloaded: it belongs to the administrator and is neither deleted nor moved")]
     Preloaded(KeyId),
     /// A ciphertext has a form that no version has.
     #[error("the ciphertext is malformed: {0}")]
     MalformedCiphertext(&'static str),
 
-    /// The configuration asks for PKCS #11.
-    #[error("{0} is configured, but PKCS #11 is not supported yet; use file keys")]
-    NoPkcs11(&'static str),
+    /// A key on a token was to be for two purposes.
+    #[error(
+        "the key {0} would be on a PKCS #11 token, where a key is for \"encrypt\" or for \"sign\" and \"derive\", not for both"
+    )]
+    MixedUsage(KeyId),
+    /// A token can make a key pair by none of the algorithms.
+    #[error("the PKCS #11 token can make the key pair {0} by none of the algorithms in preferredAlgorithms")]
+    NoTokenAlgorithm(KeyId),
+
+    /// A token, or the way to it, is at fault. Callers are told no more than that.
+    #[error("the PKCS #11 token {token} is not available")]
+    TokenUnavailable {
+        /// How the configuration calls it.
+        token: String,
+        /// Why.
+        #[source]
+        fault: Box<Fault>,
+    },
     /// Something outside of the request; callers are told nothing of it.
     #[error("internal error")]
     Internal(#[source] Internal),
@@ -177,6 +191,23 @@ pub enum Internal {
     /// A result of RSA fails its check.
     #[error("a result of RSA is wrong: the machine or the key is faulty")]
     FaultyRsa,
+    /// A token refused to do something.
+    #[error("the PKCS #11 token {token} is of no use")]
+    Token {
+        /// How the configuration calls it.
+        token: String,
+        /// Why.
+        #[source]
+        fault: Box<Fault>,
+    },
+    /// A token cannot keep a key that has no other place.
+    #[error("the PKCS #11 token {token} cannot keep or use the key {id}, and it has no place in a file")]
+    NotKept {
+        /// The key.
+        id: KeyId,
+        /// How the configuration calls the token.
+        token: String,
+    },
     /// A thread did not do its job.
     #[error("a worker thread failed")]
     Worker,
@@ -205,12 +236,21 @@ impl From<Error> for ApiError {
             | Error::IsKeyPair(_)
             | Error::IsKey(_)
             | Error::Preloaded(_)
+            | Error::MixedUsage(_)
+            | Error::NoTokenAlgorithm(_)
             | Error::MalformedCiphertext(_) => StatusCode::BAD_REQUEST,
-            Error::NoPkcs11(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::TokenUnavailable { .. } | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::from_error(status, &error)
+        match error {
+            Error::TokenUnavailable { .. } => Self::new(status, TOKEN_UNAVAILABLE),
+            error => Self::from_error(status, &error),
+        }
     }
 }
+
+/// What callers learn of a broken token.
+const TOKEN_UNAVAILABLE: &str =
+    "the PKCS #11 token of the key is not available at the moment; the log of the Keys Service says why";
 
 #[cfg(test)]
 mod tests {
@@ -224,6 +264,16 @@ mod tests {
         let reply = ApiError::from(error);
         assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!reply.message.contains("secret") && !reply.message.contains("/var"), "{}", reply.message);
+    }
+
+    #[test]
+    fn of_a_broken_token_callers_learn_that_it_is_broken() {
+        let fault = Box::new(Fault::Library("/usr/lib/x.so: secret detail".to_owned()));
+        let error = Error::TokenUnavailable { token: "token=gateway".to_owned(), fault };
+        assert!(http_common::chain(&error).contains("secret detail"));
+        let reply = ApiError::from(error);
+        assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(reply.message.contains("not available") && !reply.message.contains("secret"));
     }
 
     #[test]

@@ -86,22 +86,22 @@ pub enum Subject<'a> {
 }
 
 /// Makes a handle for `subject` that differs from all others, also of the same key.
-pub fn mint(validation_key: &dyn SymmetricKey, subject: Subject<'_>) -> Result<KeyHandle, Error> {
+pub async fn mint(validation_key: &dyn SymmetricKey, subject: Subject<'_>) -> Result<KeyHandle, Error> {
     let mut nonce = [0; 64];
     openssl::rand::rand_bytes(&mut nonce).map_err(Error::crypto("make random numbers"))?;
-    mint_with(validation_key, subject, &nonce)
+    mint_with(validation_key, subject, &nonce).await
 }
 
 /// Checks that `handle` was minted under `validation_key` and says what it stands for (6.2).
 ///
 /// The checks are on text and MAC; whether the key still exists is the store's matter.
-pub fn open(validation_key: &dyn SymmetricKey, handle: &KeyHandle) -> Result<Opened, Error> {
-    let text = genuine_text(validation_key, handle.as_str())?;
+pub async fn open(validation_key: &dyn SymmetricKey, handle: &KeyHandle) -> Result<Opened, Error> {
+    let text = genuine_text(validation_key, handle.as_str()).await?;
     match subject(&text)? {
         WireId::Key(id) => Ok(Opened::Key(permit(&id)?)),
         WireId::KeyPair(id) => Ok(Opened::KeyPair(permit(&id)?)),
         WireId::Derived(base, data) => {
-            let text = genuine_text(validation_key, &base)?;
+            let text = genuine_text(validation_key, &base).await?;
             match subject(&text)? {
                 WireId::Key(id) | WireId::KeyPair(id) => {
                     Ok(Opened::Derived { base: permit(&id)?, data: data.into_owned() })
@@ -112,7 +112,7 @@ pub fn open(validation_key: &dyn SymmetricKey, handle: &KeyHandle) -> Result<Ope
     }
 }
 
-fn mint_with(
+async fn mint_with(
     validation_key: &dyn SymmetricKey,
     subject: Subject<'_>,
     nonce: &[u8; 64],
@@ -124,12 +124,12 @@ fn mint_with(
     };
     let text = serde_json::to_string(&Sr { key_id, nonce: STANDARD.encode(nonce).into() })
         .map_err(|_| Error::MalformedHandle("cannot be written"))?;
-    let mac = validation_key.hmac(text.as_bytes())?;
+    let mac = validation_key.hmac(text.as_bytes()).await?;
     Ok(KeyHandle::from(format!("sr={}&sig={}", STANDARD.encode(text), STANDARD.encode(mac))))
 }
 
 /// The decoded `sr` part of `handle`, once its MAC has been found good.
-fn genuine_text(validation_key: &dyn SymmetricKey, handle: &str) -> Result<Vec<u8>, Error> {
+async fn genuine_text(validation_key: &dyn SymmetricKey, handle: &str) -> Result<Vec<u8>, Error> {
     let (mut sr, mut sig) = (None, None);
     for piece in handle.split('&') {
         if let Some(value) = piece.strip_prefix("sr=") {
@@ -141,8 +141,7 @@ fn genuine_text(validation_key: &dyn SymmetricKey, handle: &str) -> Result<Vec<u
     let (Some(sr), Some(sig)) = (sr, sig) else {
         return Err(Error::MalformedHandle("it lacks sr= or sig="));
     };
-    let mac = validation_key.hmac(&sr)?;
-    if sig.len() == mac.len() && openssl::memcmp::eq(&mac, &sig) { Ok(sr) } else { Err(Error::ForgedHandle) }
+    if validation_key.verify(&sr, &sig).await? { Ok(sr) } else { Err(Error::ForgedHandle) }
 }
 
 fn decode(value: &str) -> Result<Vec<u8>, Error> {
@@ -180,6 +179,7 @@ enum WireId<'a> {
 
 #[cfg(test)]
 mod tests {
+    use crate::hmac::hmac_sha256;
     use crate::store::SoftKey;
 
     use super::*;
@@ -187,8 +187,13 @@ mod tests {
     /// The vector of spec keys-service, 6.4: its text and its MAC.
     const DEMO: &str = "sr=eyJrZXlfaWQiOnsiS2V5IjoiZGVtbyBrZXkvMSJ9LCJub25jZSI6IkFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBPT0ifQ==&sig=5ZqyBPXQHbmOnNvuV/e2xnJbJCx27y6M6ES/Awx4NdI=";
 
+    const VALIDATION_KEY: [u8; 32] = [
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+        28, 29, 30, 31,
+    ];
+
     fn validation_key() -> SoftKey {
-        SoftKey::new((0..32).collect::<Vec<u8>>().into())
+        SoftKey::new(VALIDATION_KEY.to_vec().into())
     }
 
     fn granted(id: &str) -> Permit {
@@ -197,21 +202,21 @@ mod tests {
 
     /// A handle whose MAC is right, whatever its text says.
     fn signed(text: &str) -> KeyHandle {
-        let mac = validation_key().hmac(text.as_bytes()).unwrap();
+        let mac = hmac_sha256(&VALIDATION_KEY, text.as_bytes());
         KeyHandle::from(format!("sr={}&sig={}", STANDARD.encode(text), STANDARD.encode(mac)))
     }
 
-    fn open_text(text: &str) -> Result<Opened, Error> {
-        open(&validation_key(), &KeyHandle::from(text.to_owned()))
+    async fn open_text(text: &str) -> Result<Opened, Error> {
+        open(&validation_key(), &KeyHandle::from(text.to_owned())).await
     }
 
-    #[test]
-    fn mints_the_vector_byte_for_byte() {
+    #[tokio::test]
+    async fn mints_the_vector_byte_for_byte() {
         let key = granted("demo key/1");
-        let handle = mint_with(&validation_key(), Subject::Key(&key), &[0; 64]).unwrap();
+        let handle = mint_with(&validation_key(), Subject::Key(&key), &[0; 64]).await.unwrap();
         assert_eq!(handle.as_str(), DEMO);
         let subject = Subject::Derived { base: &handle, data: b"mod-a" };
-        let derived = mint_with(&validation_key(), subject, &[0; 64]).unwrap();
+        let derived = mint_with(&validation_key(), subject, &[0; 64]).await.unwrap();
         assert!(derived.as_str().ends_with("&sig=Rz+Hm1rpVOwRzQpGSG5vBBtf1Z2j/EE8QA5bDRAwYw8="));
         let sr = derived.as_str().strip_prefix("sr=").unwrap().split('&').next().unwrap();
         let text = String::from_utf8(STANDARD.decode(sr).unwrap()).unwrap();
@@ -220,67 +225,71 @@ mod tests {
         );
     }
 
-    #[test]
-    fn escapes_as_little_as_json_allows() {
+    #[tokio::test]
+    async fn escapes_as_little_as_json_allows() {
         let key = granted("a\"\\\n\u{1}\u{1f}/ß");
-        let handle = mint_with(&validation_key(), Subject::KeyPair(&key), &[0; 64]).unwrap();
+        let handle = mint_with(&validation_key(), Subject::KeyPair(&key), &[0; 64]).await.unwrap();
         let sr = handle.as_str().strip_prefix("sr=").unwrap().split('&').next().unwrap();
         let text = String::from_utf8(STANDARD.decode(sr).unwrap()).unwrap();
         assert!(text.starts_with(r#"{"key_id":{"KeyPair":"a\"\\\n\u0001\u001f/ß"},"#), "{text}");
     }
 
-    #[test]
-    fn opens_what_it_minted() {
+    #[tokio::test]
+    async fn opens_what_it_minted() {
         let (key, data) = (granted("größe key/2"), vec![0, 255, 7]);
-        let base = mint(&validation_key(), Subject::Key(&key)).unwrap();
-        assert_eq!(open(&validation_key(), &base).unwrap(), Opened::Key(key.clone()));
-        assert_ne!(base, mint(&validation_key(), Subject::Key(&key)).unwrap());
-        let pair = mint(&validation_key(), Subject::KeyPair(&key)).unwrap();
-        assert_eq!(open(&validation_key(), &pair).unwrap(), Opened::KeyPair(key.clone()));
-        let derived = mint(&validation_key(), Subject::Derived { base: &base, data: &data }).unwrap();
-        assert_eq!(open(&validation_key(), &derived).unwrap(), Opened::Derived { base: key, data });
+        let base = mint(&validation_key(), Subject::Key(&key)).await.unwrap();
+        assert_eq!(open(&validation_key(), &base).await.unwrap(), Opened::Key(key.clone()));
+        assert_ne!(base, mint(&validation_key(), Subject::Key(&key)).await.unwrap());
+        let pair = mint(&validation_key(), Subject::KeyPair(&key)).await.unwrap();
+        assert_eq!(open(&validation_key(), &pair).await.unwrap(), Opened::KeyPair(key.clone()));
+        let derived = mint(&validation_key(), Subject::Derived { base: &base, data: &data }).await.unwrap();
+        assert_eq!(open(&validation_key(), &derived).await.unwrap(), Opened::Derived { base: key, data });
     }
 
-    #[test]
-    fn order_and_foreign_parts_do_not_matter_and_the_last_of_a_name_counts() {
+    #[tokio::test]
+    async fn order_and_foreign_parts_do_not_matter_and_the_last_of_a_name_counts() {
         let (sr, sig) = DEMO.split_once('&').unwrap();
         for handle in
             [format!("{sig}&{sr}"), format!("x=y&{sr}&&{sig}&se=%"), format!("sr=AAAA&sig=AAAA&{sr}&{sig}")]
         {
-            assert!(open_text(&handle).is_ok(), "{handle}");
+            assert!(open_text(&handle).await.is_ok(), "{handle}");
         }
-        assert!(open_text(&format!("{sr}&{sig}&sr=AAAA")).is_err());
-        assert!(open_text(&format!("sr=!&{sr}&{sig}")).is_err(), "bad base64 in any sr= piece");
+        assert!(open_text(&format!("{sr}&{sig}&sr=AAAA")).await.is_err());
+        assert!(open_text(&format!("sr=!&{sr}&{sig}")).await.is_err(), "bad base64 in any sr= piece");
     }
 
-    #[test]
-    fn every_flipped_bit_is_noticed() {
+    #[tokio::test]
+    async fn every_flipped_bit_is_noticed() {
         for at in 0..DEMO.len() {
             let mut bytes = DEMO.as_bytes().to_vec();
             bytes[at] ^= 1;
             let text = String::from_utf8(bytes).unwrap();
-            assert!(open_text(&text).is_err(), "{text}");
+            assert!(open_text(&text).await.is_err(), "{text}");
         }
     }
 
-    #[test]
-    fn what_is_not_a_handle_is_refused() {
+    #[tokio::test]
+    async fn what_is_not_a_handle_is_refused() {
         for text in ["", "sr=", "sig=", "sr=&sig=", DEMO.split_once('&').unwrap().0, "hello"] {
-            assert!(open_text(text).is_err(), "{text}");
+            assert!(open_text(text).await.is_err(), "{text}");
         }
         let mut short = DEMO.split_once("&sig=").unwrap().0.to_owned();
         short.push_str("&sig=5ZqyBPXQHbmOnNvuV/e2xg==");
-        assert!(matches!(open_text(&short), Err(Error::ForgedHandle)));
+        assert!(matches!(open_text(&short).await, Err(Error::ForgedHandle)));
     }
 
-    #[test]
-    fn signed_text_is_read_with_tolerance() {
+    #[tokio::test]
+    async fn signed_text_is_read_with_tolerance() {
         let ok = [
             r#"{"key_id":{"Key":"a"},"nonce":""}"#,
             r#" { "x" : [1], "nonce" : "?" , "key_id" : { "Key" : "\u0061" } } "#,
         ];
         for text in ok {
-            assert_eq!(open(&validation_key(), &signed(text)).unwrap(), Opened::Key(granted("a")), "{text}");
+            assert_eq!(
+                open(&validation_key(), &signed(text)).await.unwrap(),
+                Opened::Key(granted("a")),
+                "{text}"
+            );
         }
         let bad = [
             r#"{"key_id":{"Key":"a"}}"#,
@@ -290,27 +299,28 @@ mod tests {
             "{",
         ];
         for text in bad {
-            let refused = open(&validation_key(), &signed(text));
+            let refused = open(&validation_key(), &signed(text)).await;
             assert!(matches!(refused, Err(Error::MalformedHandle(_))), "{text}");
         }
-        let nul = open(&validation_key(), &signed(r#"{"key_id":{"Key":"a\u0000"},"nonce":""}"#));
+        let nul = open(&validation_key(), &signed(r#"{"key_id":{"Key":"a\u0000"},"nonce":""}"#)).await;
         assert!(matches!(nul, Err(Error::NulInId)));
     }
 
-    #[test]
-    fn nested_and_reserved_handles_are_refused_though_genuine() {
+    #[tokio::test]
+    async fn nested_and_reserved_handles_are_refused_though_genuine() {
         let derived =
-            mint(&validation_key(), Subject::Derived { base: &KeyHandle::from(DEMO.to_owned()), data: b"1" });
+            mint(&validation_key(), Subject::Derived { base: &KeyHandle::from(DEMO.to_owned()), data: b"1" })
+                .await;
         let nested =
-            mint(&validation_key(), Subject::Derived { base: &derived.unwrap(), data: b"2" }).unwrap();
-        assert!(matches!(open(&validation_key(), &nested), Err(Error::NestedDerivation)));
+            mint(&validation_key(), Subject::Derived { base: &derived.unwrap(), data: b"2" }).await.unwrap();
+        assert!(matches!(open(&validation_key(), &nested).await, Err(Error::NestedDerivation)));
         let reserved = signed(r#"{"key_id":{"Key":"handle-validation-key"},"nonce":""}"#);
-        assert!(matches!(open(&validation_key(), &reserved), Err(Error::ReservedHandle)));
-        let below = mint(&validation_key(), Subject::Derived { base: &reserved, data: b"" }).unwrap();
-        assert!(matches!(open(&validation_key(), &below), Err(Error::ReservedHandle)));
+        assert!(matches!(open(&validation_key(), &reserved).await, Err(Error::ReservedHandle)));
+        let below = mint(&validation_key(), Subject::Derived { base: &reserved, data: b"" }).await.unwrap();
+        assert!(matches!(open(&validation_key(), &below).await, Err(Error::ReservedHandle)));
         let forged_base =
             Subject::Derived { base: &KeyHandle::from(DEMO.replace("sr=ey", "sr=eX")), data: b"" };
-        let forged_base = mint(&validation_key(), forged_base).unwrap();
-        assert!(open(&validation_key(), &forged_base).is_err());
+        let forged_base = mint(&validation_key(), forged_base).await.unwrap();
+        assert!(open(&validation_key(), &forged_base).await.is_err());
     }
 }

@@ -30,7 +30,7 @@ impl Serve<CreateKey> for Keyd {
             Some(bytes) => {
                 self.blocking(move |store| store.import_key(&key, bytes.as_bytes(), usage)).await?;
             }
-            None if self.store.key_at_hand(&key).is_some() => {}
+            None if self.has_at_hand(&key).await => {}
             None => self.blocking(move |store| store.create_key(&key, usage)).await?,
         }
         self.handle_of_key(&permit).await
@@ -40,7 +40,7 @@ impl Serve<CreateKey> for Keyd {
 impl Serve<LoadKey> for Keyd {
     async fn serve(&self, peer: Peer, request: LoadKey) -> Result<KeyHandleReply, Error> {
         let permit = self.allow(peer, &request.key_id)?;
-        self.key(permit.clone()).await?;
+        self.key(permit.clone()).await?.check().await?;
         self.handle_of_key(&permit).await
     }
 }
@@ -55,7 +55,7 @@ impl Serve<DeleteKey> for Keyd {
 impl Serve<CreateKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: CreateKeyPair) -> Result<KeyHandleReply, Error> {
         let permit = self.allow(peer, &request.key_id)?;
-        if self.pair(permit.clone()).await.is_err() {
+        if self.present_pair(permit.clone()).await.is_err() {
             // Why there is none, or whether one may be made, is for the store to say while it makes one.
             let preferences = Preferences::parse(request.preferred_algorithms.as_deref())?;
             self.generate(permit.clone(), preferences).await?;
@@ -67,7 +67,7 @@ impl Serve<CreateKeyPair> for Keyd {
 impl Serve<LoadKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: LoadKeyPair) -> Result<KeyHandleReply, Error> {
         let permit = self.allow(peer, &request.key_id)?;
-        self.pair(permit.clone()).await?;
+        self.present_pair(permit.clone()).await?;
         self.handle_of_pair(&permit).await
     }
 }
@@ -124,14 +124,10 @@ impl Serve<Sign> for Keyd {
         let opened = self.open(peer, &request.key_handle).await?;
         let signature = match request.mechanism {
             SignMechanism::HmacSha256(message) => {
-                self.symmetric(opened, "HMAC-SHA256").await?.hmac(message.as_ref())?.to_vec()
+                self.symmetric(opened, "HMAC-SHA256").await?.hmac(message.as_ref()).await?.to_vec()
             }
             SignMechanism::Ecdsa(digest) => {
-                let pair = self.asymmetric(opened, "ECDSA").await?;
-                match pair.signs_quickly() {
-                    true => pair.sign_digest(digest.as_ref())?,
-                    false => self.blocking(move |_| pair.sign_digest(digest.as_ref())).await?,
-                }
+                self.asymmetric(opened, "ECDSA").await?.sign_digest(digest.as_ref()).await?
             }
         };
         Ok(Signature { signature: signature.into() })
@@ -146,14 +142,14 @@ impl Serve<Encrypt> for Keyd {
         let padding = match mechanism {
             EncryptMechanism::Aead(aead) => {
                 let key = self.symmetric(opened, name).await?;
-                let sealed = key.seal(aead.iv.as_ref(), aead.aad.as_ref(), plaintext.as_bytes())?;
+                let sealed = key.seal(aead.iv.as_ref(), aead.aad.as_ref(), plaintext.as_bytes()).await?;
                 return Ok(Ciphertext { ciphertext: sealed.into() });
             }
             EncryptMechanism::RsaPkcs1 => RsaPadding::Pkcs1,
             EncryptMechanism::RsaNoPadding => RsaPadding::None,
         };
         let pair = self.asymmetric(opened, name).await?;
-        let output = self.blocking(move |_| pair.rsa_private(padding, plaintext.as_bytes())).await?;
+        let output = pair.rsa_private(padding, plaintext.as_bytes()).await?;
         Ok(Ciphertext { ciphertext: output.into() })
     }
 }
@@ -167,7 +163,7 @@ impl Serve<Decrypt> for Keyd {
             return Err(Error::WrongMechanism { mechanism: "decryption", key: name });
         };
         let key = self.symmetric(opened, name).await?;
-        let mut plaintext = key.open(aead.iv.as_ref(), aead.aad.as_ref(), ciphertext.as_ref())?;
+        let mut plaintext = key.open(aead.iv.as_ref(), aead.aad.as_ref(), ciphertext.as_ref()).await?;
         Ok(Plaintext { plaintext: Secret::new(std::mem::take(&mut *plaintext)) })
     }
 }
@@ -181,16 +177,30 @@ impl Keyd {
         Ok(KeyHandleReply { key_handle: self.mint(Subject::KeyPair(permit)).await? })
     }
 
+    /// Whether the symmetric key can be had without waiting, and is still where it was.
+    async fn has_at_hand(&self, permit: &Permit) -> bool {
+        match self.store.key_at_hand(permit) {
+            Some(key) => key.check().await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// An error unless the key pair can be had and is still where it was.
+    async fn present_pair(&self, permit: Permit) -> Result<(), Error> {
+        self.pair(permit).await?.check().await
+    }
+
     /// Makes a key pair: an EC one is a matter of microseconds, RSA ones queue up at a thread of their own.
     async fn generate(&self, permit: Permit, preferences: Preferences) -> Result<(), Error> {
         let algorithm = preferences.first();
+        let is_elsewhere = self.store.makes_pairs_elsewhere(&permit);
         let make = move |store: &dyn KeyStore| store.create_pair(&permit, &preferences);
         match algorithm {
-            Algorithm::EcP256 | Algorithm::EcP384 => self.blocking(make).await,
-            Algorithm::Rsa(_) => {
+            Algorithm::Rsa(_) if !is_elsewhere => {
                 let store = Arc::clone(&self.store);
                 self.generator.run(move || make(&*store)).await
             }
+            Algorithm::EcP256 | Algorithm::EcP384 | Algorithm::Rsa(_) => self.blocking(make).await,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   request ──► handlers ──► access: principals ─┐
-//!                   │                            ├─► Permit ──► store: trait KeyStore ──► files
+//!                   │                            ├─► Permit ──► store: trait KeyStore ──► files, tokens
 //!                   └──────► handle: MAC'd text ─┘                    │
 //!                                                                    └─► SymmetricKey, KeyPair: used, never seen
 //! ```
@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use access::Access;
 use handle::{Opened, Subject};
-use store::{FileStore, KeyPair, KeyStore, SoftKey, SymmetricKey};
+use store::{FileStore, KeyPair, KeyStore, LocatedStore, SoftKey, SymmetricKey};
 use worker::Worker;
 
 pub use error::{Error, Internal};
@@ -48,12 +48,20 @@ pub struct Keyd {
 }
 
 impl Keyd {
-    /// keyd with keys in files, as `config` says.
+    /// keyd with keys in files and, if there is a PKCS #11 library, on tokens, as `config` says. With a base slot this
+    /// opens a session with its token.
     pub fn new(config: Config) -> Result<Self, Error> {
-        check(&config)?;
-        let homedir = config.aziot_keys.homedir_path.as_deref();
-        let store = FileStore::new(homedir, config.preloaded_keys.clone());
-        Ok(Self::with_store(Arc::new(store), config))
+        let AziotKeys { homedir_path, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
+        let store: Arc<dyn KeyStore> = match pkcs11_lib_path {
+            Some(path) => Arc::new(LocatedStore::new(path, &config)?),
+            None => {
+                if pkcs11_base_slot.is_some() {
+                    tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
+                }
+                Arc::new(FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone()))
+            }
+        };
+        Ok(Self::with_store(store, config))
     }
 
     /// keyd on any store; `config` gives principals and switches.
@@ -70,13 +78,17 @@ impl Keyd {
 
     /// What `handle` stands for, if it is genuine.
     async fn open(&self, peer: Peer, handle: &KeyHandle) -> Result<Opened, Error> {
-        let opened = handle::open(&*self.validation_key().await?, handle)?;
+        let opened = handle::open(&*self.validation_key().await?, handle).await?;
         self.access.by_handle(peer, opened.permit())?;
         Ok(opened)
     }
 
     async fn mint(&self, subject: Subject<'_>) -> Result<KeyHandle, Error> {
-        handle::mint(&*self.validation_key().await?, subject)
+        match handle::mint(&*self.validation_key().await?, subject).await {
+            // It was on a token and has vanished since it was used last; it is made anew.
+            Err(Error::NoSuchKey(_)) => handle::mint(&*self.validation_key().await?, subject).await,
+            minted => minted,
+        }
     }
 
     /// The key that makes handles genuine; made if there is none.
@@ -104,7 +116,7 @@ impl Keyd {
 
     /// The bytes of a derived key (spec keys-service, chapter 8).
     async fn derive(&self, base: Permit, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let derived = Zeroizing::new(self.key(base).await?.hmac(data)?);
+        let derived = Zeroizing::new(self.key(base).await?.hmac(data).await?);
         Ok(Zeroizing::new(derived.to_vec()))
     }
 
@@ -140,25 +152,21 @@ impl Keyd {
     }
 }
 
-/// What is wrong with a configuration that reads well.
-fn check(config: &Config) -> Result<(), Error> {
-    let AziotKeys { homedir_path: _, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
-    match (pkcs11_lib_path, pkcs11_base_slot) {
-        (None, None) => Ok(()),
-        (Some(_), _) => Err(Error::NoPkcs11("aziot_keys.pkcs11_lib_path")),
-        (None, Some(_)) => Err(Error::NoPkcs11("aziot_keys.pkcs11_base_slot")),
-    }
-}
-
 fn validation_key(store: &dyn KeyStore, permit: &Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
-    let key = store.load_key(permit).or_else(|_| {
+    let key = store.load_key(permit).or_else(|error| {
+        if matches!(error, Error::TokenUnavailable { .. }) {
+            return Err(error);
+        }
         store.create_key(permit, KeyUsage::SIGN)?;
         tracing::info!(
             "made a key for new key handles; handles that were given out earlier are no longer valid"
         );
         store.load_key(permit)
     });
-    key.map_err(|error| Internal::ValidationKey(Box::new(error)).into())
+    key.map_err(|error| match error {
+        Error::TokenUnavailable { .. } => error,
+        error => Internal::ValidationKey(Box::new(error)).into(),
+    })
 }
 
 /// RSA keys are made at this niceness, so that whoever makes many of them does not slow down the others.

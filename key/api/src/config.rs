@@ -10,6 +10,8 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::TokenUri;
+
 /// The merged configuration of keyd. Everything has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -59,9 +61,9 @@ pub struct AziotKeys {
     /// The PKCS#11 library.
     #[serde(deserialize_with = "without_nul", skip_serializing_if = "Option::is_none")]
     pub pkcs11_lib_path: Option<PathBuf>,
-    /// The `pkcs11:` URI of the slot for new keys.
-    #[serde(deserialize_with = "without_nul", skip_serializing_if = "Option::is_none")]
-    pub pkcs11_base_slot: Option<String>,
+    /// The `pkcs11:` URI of the token for new keys; it means nothing without the library.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pkcs11_base_slot: Option<TokenUri>,
 }
 
 /// A `[[principal]]`: a user, and the ids that the user may create, load and move. Entries of one user add up.
@@ -80,8 +82,8 @@ pub struct Principal {
 pub enum PreloadedUri {
     /// A file: raw bytes of a symmetric key, or a PEM private key.
     File(PathBuf),
-    /// An object on a token; the whole URI, which may contain a PIN.
-    Pkcs11(String),
+    /// An object on a token.
+    Pkcs11(TokenUri),
 }
 
 impl TryFrom<String> for PreloadedUri {
@@ -90,10 +92,7 @@ impl TryFrom<String> for PreloadedUri {
     fn try_from(uri: String) -> Result<Self, BadUri> {
         match uri.split_once(':') {
             _ if uri.contains('\0') => Err(BadUri("it contains U+0000")),
-            Some(("pkcs11", attributes)) => match names_a_slot(attributes) {
-                true => Ok(Self::Pkcs11(uri)),
-                false => Err(BadUri("it has neither token nor slot-id")),
-            },
+            Some(("pkcs11", _)) => TokenUri::try_from(uri).map(Self::Pkcs11),
             Some(("file", _)) => {
                 let url = Url::parse(&uri).map_err(|_| BadUri("it is not a URL"))?;
                 let path = url.to_file_path().map_err(|()| BadUri("it names no file on this machine"))?;
@@ -114,7 +113,7 @@ impl From<PreloadedUri> for String {
             PreloadedUri::File(path) => {
                 Url::from_file_path(&path).map_or_else(|()| format!("file:{}", path.display()), Self::from)
             }
-            PreloadedUri::Pkcs11(uri) => uri,
+            PreloadedUri::Pkcs11(uri) => uri.into(),
         }
     }
 }
@@ -124,32 +123,22 @@ impl fmt::Debug for PreloadedUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
-            Self::Pkcs11(_) => f.write_str("Pkcs11"),
+            Self::Pkcs11(uri) => f.debug_tuple("Pkcs11").field(uri).finish(),
         }
     }
 }
 
-/// Why a text is not the URI of a preloaded key. Does not repeat the text, which may contain a PIN.
+/// Why a text is not the URI of a key or a token. Does not repeat the text, which may contain a PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadUri(&'static str);
+pub struct BadUri(pub(crate) &'static str);
 
 impl fmt::Display for BadUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the URI of a preloaded key cannot be used: {}", self.0)
+        write!(f, "the URI cannot be used: {}", self.0)
     }
 }
 
 impl std::error::Error for BadUri {}
-
-/// Whether the path attributes of a `pkcs11:` URI (RFC 7512, 2.3) tell which slot is meant.
-fn names_a_slot(attributes: &str) -> bool {
-    let path = attributes.split('?').next().unwrap_or_default();
-    path.split(';').any(|attribute| match attribute.split_once('=') {
-        Some(("slot-id", number)) => number.parse::<u64>().is_ok(),
-        Some((name, _)) => name == "token",
-        None => false,
-    })
-}
 
 fn non_empty_ids<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -227,6 +216,7 @@ mod tests {
             "[aziot_keys]\nhomedir = '/x'",
             "[aziot_keys]\nhomedir_path = 7",
             "[aziot_keys]\nhomedir_path = \"/x\\u0000\"",
+            "[aziot_keys]\npkcs11_base_slot = 'pkcs11:object=x'",
             "[preloaded_keys]\n\"\" = 'file:///x'",
             "[preloaded_keys]\nx = 7",
             "[[principal]]\nuid = -1\nkeys = []",
@@ -253,10 +243,9 @@ mod tests {
         }
         for token in ["pkcs11:token=x", "pkcs11:object=y;slot-id=7?pin-value=1"] {
             let parsed = PreloadedUri::try_from(token.to_owned());
-            assert_eq!(parsed, Ok(PreloadedUri::Pkcs11(token.to_owned())));
+            let uri = TokenUri::try_from(token.to_owned()).unwrap();
+            assert_eq!(parsed, Ok(PreloadedUri::Pkcs11(uri)));
         }
-        for bad in ["pkcs11:", "pkcs11:object=y", "pkcs11:slot-id=x", "pkcs11:object=y?token=x"] {
-            check(bad, None);
-        }
+        check("pkcs11:object=y", None);
     }
 }

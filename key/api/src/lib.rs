@@ -6,11 +6,13 @@
 
 mod config;
 mod mechanism;
+mod token_uri;
 mod types;
 mod usage;
 
 pub use config::{AziotKeys, BadUri, Config, PreloadedUri, Principal};
 pub use mechanism::{Aead, Decrypt, Encrypt, EncryptMechanism, Sign, SignMechanism};
+pub use token_uri::{ObjectName, PinSource, TokenName, TokenUri};
 pub use types::{
     Ciphertext, CreateDerivedKey, CreateKey, CreateKeyPair, DeleteKey, DeleteKeyPair, DerivedKey,
     ExportDerivedKey, GetParameter, KeyHandle, KeyHandleReply, LoadKey, LoadKeyPair, MoveKeyPair, Parameter,

@@ -150,6 +150,10 @@ impl KeyStore for FileStore {
         })
     }
 
+    fn makes_pairs_elsewhere(&self, _key: &Permit) -> bool {
+        false
+    }
+
     fn pair_at_hand(&self, key: &Permit) -> Option<Arc<dyn KeyPair>> {
         let pair = self.cache.get(key.id().as_str(), |content| content.pair.clone().ok())??;
         Some(pair)

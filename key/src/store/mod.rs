@@ -16,10 +16,16 @@ use crate::id::Permit;
 mod cache;
 mod content;
 mod file;
+mod located;
+mod pkcs11;
 mod soft;
+mod work;
 
 pub use file::FileStore;
+pub use located::LocatedStore;
+pub use pkcs11::Fault;
 pub use soft::{SoftKey, SoftPair};
+pub use work::Work;
 
 /// A place where keys lie, by id. One id is a symmetric key or a key pair, never both, unless it is preloaded.
 pub trait KeyStore: Send + Sync + 'static {
@@ -39,6 +45,11 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Removes a symmetric key. It is no error if there is none.
     fn delete_key(&self, key: &Permit) -> Result<(), Error>;
+
+    /// Whether a key pair for `key` is made by hardware of its own, and not by this machine's processor.
+    ///
+    /// Does not block.
+    fn makes_pairs_elsewhere(&self, key: &Permit) -> bool;
 
     /// The key pair, if it can be had without waiting. `None` does not mean that there is none.
     ///
@@ -62,13 +73,19 @@ pub trait KeyStore: Send + Sync + 'static {
 /// A symmetric key, to be used but not seen.
 pub trait SymmetricKey: Send + Sync {
     /// HMAC-SHA256 of `message`.
-    fn hmac(&self, message: &[u8]) -> Result<[u8; 32], Error>;
+    fn hmac<'a>(&'a self, message: &'a [u8]) -> Work<'a, [u8; 32]>;
+
+    /// Whether `mac` is the HMAC-SHA256 of `message`. A key that is slow to ask may remember what it once found good.
+    fn verify<'a>(&'a self, message: &'a [u8], mac: &'a [u8]) -> Work<'a, bool>;
 
     /// AES-256-GCM; see [`aead::seal`](crate::aead::seal).
-    fn seal(&self, iv: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, Error>;
+    fn seal<'a>(&'a self, iv: &'a [u8], aad: &'a [u8], plaintext: &'a [u8]) -> Work<'a, Vec<u8>>;
 
     /// Undoes [`seal`](Self::seal).
-    fn open(&self, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error>;
+    fn open<'a>(&'a self, iv: &'a [u8], aad: &'a [u8], sealed: &'a [u8]) -> Work<'a, Zeroizing<Vec<u8>>>;
+
+    /// Whether it is still where it was found; if not, the error is that of a key that does not exist.
+    fn check(&self) -> Work<'_, ()>;
 }
 
 /// A key pair, to be used but not seen.
@@ -76,15 +93,14 @@ pub trait KeyPair: Send + Sync {
     /// The public half.
     fn public(&self) -> &Public;
 
-    /// Whether [`sign_digest`](Self::sign_digest) takes so short a time that it may run on a thread that serves others
-    /// too.
-    fn signs_quickly(&self) -> bool;
-
     /// ECDSA over `digest`, as DER `ECDSA-Sig-Value`. A digest longer than the order is cut.
-    fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error>;
+    fn sign_digest<'a>(&'a self, digest: &'a [u8]) -> Work<'a, Vec<u8>>;
 
-    /// The private-key operation of RSA on `input`. Slow.
-    fn rsa_private(&self, padding: RsaPadding, input: &[u8]) -> Result<Vec<u8>, Error>;
+    /// The private-key operation of RSA on `input`.
+    fn rsa_private<'a>(&'a self, padding: RsaPadding, input: &'a [u8]) -> Work<'a, Vec<u8>>;
+
+    /// Whether it is still where it was found; if not, the error is that of a key pair that does not exist.
+    fn check(&self) -> Work<'_, ()>;
 }
 
 /// What RSA does before the private-key operation.
@@ -116,6 +132,13 @@ pub enum Public {
     /// Neither.
     Other,
 }
+
+/// DER of the OID secp256r1, the only curve that upstream tells.
+pub const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+/// DER of the OID secp384r1.
+pub const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+/// DER of the OID secp521r1.
+pub const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 impl Public {
     /// What the pair is, in words for errors.

@@ -9,7 +9,7 @@ use openssl::pkey_ctx::PkeyCtx;
 use openssl::rsa::{Padding, Rsa};
 use zeroize::Zeroizing;
 
-use super::{KeyPair, Public, RsaPadding, SymmetricKey};
+use super::{KeyPair, P256, P384, P521, Public, RsaPadding, SymmetricKey, Work};
 use crate::algorithm::Algorithm;
 use crate::error::Internal;
 use crate::hmac::hmac_sha256;
@@ -26,16 +26,25 @@ impl SoftKey {
 }
 
 impl SymmetricKey for SoftKey {
-    fn hmac(&self, message: &[u8]) -> Result<[u8; 32], Error> {
-        Ok(hmac_sha256(&self.0, message))
+    fn hmac<'a>(&'a self, message: &'a [u8]) -> Work<'a, [u8; 32]> {
+        Work::done(Ok(hmac_sha256(&self.0, message)))
     }
 
-    fn seal(&self, iv: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        aead::seal(&self.0, iv, aad, plaintext)
+    fn verify<'a>(&'a self, message: &'a [u8], mac: &'a [u8]) -> Work<'a, bool> {
+        let expected = hmac_sha256(&self.0, message);
+        Work::done(Ok(mac.len() == expected.len() && openssl::memcmp::eq(&expected, mac)))
     }
 
-    fn open(&self, iv: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        aead::open(&self.0, iv, aad, sealed)
+    fn seal<'a>(&'a self, iv: &'a [u8], aad: &'a [u8], plaintext: &'a [u8]) -> Work<'a, Vec<u8>> {
+        Work::done(aead::seal(&self.0, iv, aad, plaintext))
+    }
+
+    fn open<'a>(&'a self, iv: &'a [u8], aad: &'a [u8], sealed: &'a [u8]) -> Work<'a, Zeroizing<Vec<u8>>> {
+        Work::done(aead::open(&self.0, iv, aad, sealed))
+    }
+
+    fn check(&self) -> Work<'_, ()> {
+        Work::done(Ok(()))
     }
 }
 
@@ -71,20 +80,6 @@ impl SoftPair {
     fn wrong_mechanism(&self, mechanism: &'static str) -> Error {
         Error::WrongMechanism { mechanism, key: self.public.kind() }
     }
-
-    fn rsa_operation(&self, padding: Padding, input: &[u8]) -> Result<(Vec<u8>, Vec<u8>), ErrorStack> {
-        let mut context = PkeyCtx::new(&self.private)?;
-        context.sign_init()?;
-        context.set_rsa_padding(padding)?;
-        let mut output = Vec::new();
-        context.sign_to_vec(input, &mut output)?;
-        context.verify_recover_init()?;
-        context.set_rsa_padding(padding)?;
-        let mut recovered = vec![0; output.len()];
-        let length = context.verify_recover(&output, Some(&mut recovered))?;
-        recovered.truncate(length);
-        Ok((output, recovered))
-    }
 }
 
 impl KeyPair for SoftPair {
@@ -92,39 +87,69 @@ impl KeyPair for SoftPair {
         &self.public
     }
 
-    fn signs_quickly(&self) -> bool {
-        self.signs_quickly
-    }
-
-    fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
+    fn sign_digest<'a>(&'a self, digest: &'a [u8]) -> Work<'a, Vec<u8>> {
         if self.private.id() != Id::EC {
-            return Err(self.wrong_mechanism("ECDSA"));
+            return Work::done(Err(self.wrong_mechanism("ECDSA")));
         }
-        let sign = || {
-            let mut context = PkeyCtx::new(&self.private)?;
-            context.sign_init()?;
-            let mut signature = vec![0; self.private.size()];
-            let length = context.sign(digest, Some(&mut signature))?;
-            signature.truncate(length);
-            Ok(signature)
-        };
-        sign().map_err(Error::crypto("sign with ECDSA"))
+        if self.signs_quickly {
+            return Work::done(sign(&self.private, digest));
+        }
+        let (private, digest) = (self.private.clone(), digest.to_vec());
+        Work::computed(move || sign(&private, &digest))
     }
 
-    fn rsa_private(&self, padding: RsaPadding, input: &[u8]) -> Result<Vec<u8>, Error> {
+    fn rsa_private<'a>(&'a self, padding: RsaPadding, input: &'a [u8]) -> Work<'a, Vec<u8>> {
         let (name, padding) = match padding {
             RsaPadding::Pkcs1 => ("RSA-PKCS1", Padding::PKCS1),
             RsaPadding::None => ("RSA-NO-PADDING", Padding::NONE),
         };
         if self.private.id() != Id::RSA {
-            return Err(self.wrong_mechanism(name));
+            return Work::done(Err(self.wrong_mechanism(name)));
         }
-        let (output, recovered) = self
-            .rsa_operation(padding, input)
-            .map_err(Error::crypto("do the private-key operation of RSA"))?;
-        // A fault amid the Chinese remainders would give the key away (RFC 8017, note to 5.2.1, and Boneh et al. 1997).
-        if recovered == input { Ok(output) } else { Err(Internal::FaultyRsa.into()) }
+        let (private, input) = (self.private.clone(), Zeroizing::new(input.to_vec()));
+        Work::computed(move || rsa_private(&private, padding, &input))
     }
+
+    fn check(&self) -> Work<'_, ()> {
+        Work::done(Ok(()))
+    }
+}
+
+fn sign(private: &PKey<Private>, digest: &[u8]) -> Result<Vec<u8>, Error> {
+    let sign = || {
+        let mut context = PkeyCtx::new(private)?;
+        context.sign_init()?;
+        let mut signature = vec![0; private.size()];
+        let length = context.sign(digest, Some(&mut signature))?;
+        signature.truncate(length);
+        Ok(signature)
+    };
+    sign().map_err(Error::crypto("sign with ECDSA"))
+}
+
+fn rsa_private(private: &PKey<Private>, padding: Padding, input: &[u8]) -> Result<Vec<u8>, Error> {
+    let (output, recovered) = rsa_operation(private, padding, input)
+        .map_err(Error::crypto("do the private-key operation of RSA"))?;
+    // A fault amid the Chinese remainders would give the key away (RFC 8017, note to 5.2.1, and Boneh et al. 1997).
+    if recovered == input { Ok(output) } else { Err(Internal::FaultyRsa.into()) }
+}
+
+fn rsa_operation(
+    private: &PKey<Private>,
+    padding: Padding,
+    input: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), ErrorStack> {
+    let mut context = PkeyCtx::new(private)?;
+    context.sign_init()?;
+    context.set_rsa_padding(padding)?;
+    let mut output = Vec::new();
+    context.sign_to_vec(input, &mut output)?;
+    context.verify_recover_init()?;
+    context.set_rsa_padding(padding)?;
+    let mut recovered = vec![0; output.len()];
+    let length = context.verify_recover(&output, Some(&mut recovered))?;
+    recovered.truncate(length);
+    Ok((output, recovered))
 }
 
 fn public(private: &PKey<Private>) -> Result<Public, ErrorStack> {
@@ -150,13 +175,6 @@ fn public(private: &PKey<Private>) -> Result<Public, ErrorStack> {
     }
 }
 
-/// DER of the OID secp256r1, the only curve that upstream tells.
-const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-/// DER of the OID secp384r1.
-const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
-/// DER of the OID secp521r1.
-const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
-
 #[cfg(test)]
 mod tests {
     use openssl::ecdsa::EcdsaSig;
@@ -168,28 +186,28 @@ mod tests {
         SoftPair::from_pem(&SoftPair::generate(algorithm).unwrap()).unwrap()
     }
 
-    #[test]
-    fn ecdsa_verifies_also_for_long_digests() {
+    #[tokio::test]
+    async fn ecdsa_verifies_also_for_long_digests() {
         for (algorithm, quick, order) in [(Algorithm::EcP256, true, 32), (Algorithm::EcP384, false, 48)] {
             let pair = pair(algorithm);
-            assert_eq!(pair.signs_quickly(), quick);
+            assert_eq!(pair.signs_quickly, quick);
             let digest = [7; 64];
-            let signature = EcdsaSig::from_der(&pair.sign_digest(&digest).unwrap()).unwrap();
+            let signature = EcdsaSig::from_der(&pair.sign_digest(&digest).await.unwrap()).unwrap();
             let key = pair.private.ec_key().unwrap();
             assert!(signature.verify(&digest[..order], &key).unwrap());
-            let refused = pair.rsa_private(RsaPadding::Pkcs1, &digest);
+            let refused = pair.rsa_private(RsaPadding::Pkcs1, &digest).await;
             assert!(matches!(refused, Err(Error::WrongMechanism { .. })));
         }
     }
 
-    #[test]
-    fn rsa_pads_and_takes_only_what_fits() {
+    #[tokio::test]
+    async fn rsa_pads_and_takes_only_what_fits() {
         let pair = pair(Algorithm::Rsa(2048));
         let Public::Rsa { modulus, exponent } = pair.public() else { panic!("an RSA key pair") };
         assert_eq!((modulus.len(), exponent.as_slice()), (256, &[1, 0, 1][..]));
         let key = pair.private.rsa().unwrap();
-        let check = |padding, plain: Padding, input: &[u8], fits: bool| {
-            let output = pair.rsa_private(padding, input);
+        let check = async |padding, plain: Padding, input: &[u8], fits: bool| {
+            let output = pair.rsa_private(padding, input).await;
             assert_eq!(output.is_ok(), fits, "{} bytes", input.len());
             if let Ok(output) = output {
                 let mut recovered = vec![0; 256];
@@ -198,14 +216,14 @@ mod tests {
             }
         };
         for (length, fits) in [(0, true), (1, true), (51, true), (245, true), (246, false), (256, false)] {
-            check(RsaPadding::Pkcs1, Padding::PKCS1, &vec![7; length], fits);
+            check(RsaPadding::Pkcs1, Padding::PKCS1, &vec![7; length], fits).await;
         }
-        check(RsaPadding::None, Padding::NONE, &[0x01; 256], true);
-        check(RsaPadding::None, Padding::NONE, &[0x00; 256], true);
-        check(RsaPadding::None, Padding::NONE, &[0xff; 256], false);
-        check(RsaPadding::None, Padding::NONE, &[1; 255], false);
-        check(RsaPadding::None, Padding::NONE, &[1; 257], false);
-        assert!(matches!(pair.sign_digest(&[7; 32]), Err(Error::WrongMechanism { .. })));
+        check(RsaPadding::None, Padding::NONE, &[0x01; 256], true).await;
+        check(RsaPadding::None, Padding::NONE, &[0x00; 256], true).await;
+        check(RsaPadding::None, Padding::NONE, &[0xff; 256], false).await;
+        check(RsaPadding::None, Padding::NONE, &[1; 255], false).await;
+        check(RsaPadding::None, Padding::NONE, &[1; 257], false).await;
+        assert!(matches!(pair.sign_digest(&[7; 32]).await, Err(Error::WrongMechanism { .. })));
     }
 
     #[test]
@@ -219,12 +237,12 @@ mod tests {
         assert!(point.len() == 33 && matches!(point[0], 2 | 3));
     }
 
-    #[test]
-    fn keys_of_other_kinds_load_and_do_nothing() {
+    #[tokio::test]
+    async fn keys_of_other_kinds_load_and_do_nothing() {
         let pem = PKey::generate_ed25519().unwrap().private_key_to_pem_pkcs8().unwrap();
         let pair = SoftPair::from_pem(&pem).unwrap();
         assert_eq!(*pair.public(), Public::Other);
-        assert!(matches!(pair.sign_digest(&[7; 32]), Err(Error::WrongMechanism { .. })));
+        assert!(matches!(pair.sign_digest(&[7; 32]).await, Err(Error::WrongMechanism { .. })));
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! Keys on PKCS #11 tokens (spec keys-service, chapter 10): the tokens that the configuration names, and what can be done
+//! with a key at one place on one of them. Knows neither files nor which of several places a key is at.
+//!
+//! ```text
+//!  places ─► keys, pairs, objects ─► token: a queue, threads with sessions, one retry ─► module: the library
+//! ```
+
+mod back_off;
+mod fault;
+mod keys;
+mod module;
+mod objects;
+mod pairs;
+mod pin;
+mod public;
+mod queue;
+mod reply;
+mod token;
+mod use_key;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use key_api::{KeyUsage, ObjectName, TokenName, TokenUri};
+use zeroize::Zeroizing;
+
+use crate::Error;
+use crate::algorithm::Preferences;
+use crate::error::Internal;
+use crate::id::KeyId;
+use keys::refusal;
+use module::Module;
+use objects::{Kept, Purpose};
+use token::{Changing, Token};
+
+pub use fault::Fault;
+pub(super) use keys::{TokenKey, TokenPair};
+
+/// The tokens of a configuration, by name.
+pub(super) struct Tokens {
+    module: Arc<Module>,
+    by_name: BTreeMap<TokenName, Arc<Token>>,
+}
+
+/// A place for one key on a token. The key need not exist.
+pub(super) struct Place {
+    token: Arc<Token>,
+    name: ObjectName,
+}
+
+impl Tokens {
+    /// The tokens that `uris` name, behind the library at `path`. The first URI of a token that has a PIN decides on it.
+    pub(super) fn new<'u>(path: &Path, uris: impl Iterator<Item = &'u TokenUri>) -> Self {
+        let module = Arc::new(Module::new(path));
+        let mut pins = BTreeMap::new();
+        for uri in uris {
+            let pin = pins.entry(uri.token().clone()).or_insert(None);
+            if pin.is_none() {
+                *pin = uri.pin().cloned();
+            }
+        }
+        let token = |(name, pin): (TokenName, _)| (name.clone(), Token::new(name, pin, Arc::clone(&module)));
+        let by_name = pins.into_iter().map(token).collect();
+        Self { module, by_name }
+    }
+
+    /// Opens a session with the token of `uri`. A PIN that is of no use is logged and no error, lest a service that is
+    /// started again and again lock the token.
+    pub(super) fn connect(&self, uri: &TokenUri) -> Result<(), Error> {
+        let token = self.token(uri);
+        match token.call(START, |_| Ok(())) {
+            Ok(()) => Ok(()),
+            Err(fault) if fault.is_of_pin() => {
+                tracing::error!("keys on the token {} cannot be used: {fault}", token.name());
+                Ok(())
+            }
+            Err(fault) => {
+                Err(Error::TokenUnavailable { token: token.name().to_string(), fault: Box::new(fault) })
+            }
+        }
+    }
+
+    /// The place that `uri` names; with a `label`, that object of its token.
+    pub(super) fn place(&self, uri: &TokenUri, label: Option<&str>) -> Place {
+        let name = match label {
+            Some(label) => ObjectName { label: Some(label.into()), id: None },
+            None => uri.object().clone(),
+        };
+        Place { token: self.token(uri), name }
+    }
+
+    fn token(&self, uri: &TokenUri) -> Arc<Token> {
+        match self.by_name.get(uri.token()) {
+            Some(token) => Arc::clone(token),
+            None => Token::new(uri.token().clone(), uri.pin().cloned(), Arc::clone(&self.module)),
+        }
+    }
+}
+
+impl Place {
+    /// The symmetric key at this place.
+    pub(super) fn load_key(&self, id: &KeyId) -> Result<Arc<TokenKey>, Error> {
+        let name = self.name.clone();
+        let find = self.token.call(LOOK, move |call| objects::find_key(call.session, &name));
+        match find {
+            Ok(Some(_)) => Ok(Arc::new(TokenKey::new(id, &self.token, &self.name))),
+            Ok(None) => Err(Error::NoSuchKey(id.clone())),
+            Err(fault) => Err(self.refusal(id, fault)),
+        }
+    }
+
+    /// The key pair at this place.
+    pub(super) fn load_pair(&self, id: &KeyId) -> Result<Arc<TokenPair>, Error> {
+        let name = self.name.clone();
+        let find = self.token.call(LOOK, move |call| {
+            let halves = pairs::find_pair(call.session, &name)?;
+            halves.map(|halves| public::public(call.session, halves)).transpose()
+        });
+        match find {
+            Ok(Some(public)) => Ok(Arc::new(TokenPair::new(id, &self.token, &self.name, public))),
+            Ok(None) => Err(Error::NoSuchKey(id.clone())),
+            Err(fault) => Err(self.refusal(id, fault)),
+        }
+    }
+
+    /// The right to change the token; held from the look whether there is a key until it is made.
+    pub(super) fn change(&self) -> Changing<'_> {
+        self.token.change()
+    }
+
+    /// Makes a symmetric key unless there is one; whether the token can keep and use it.
+    pub(super) fn create_key(&self, id: &KeyId, usage: KeyUsage) -> Result<bool, Error> {
+        let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
+        let create =
+            self.token.call(GENERATE, move |call| objects::generate_key(call.session, &name, purpose));
+        create.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
+    }
+
+    /// Puts a symmetric key in the place of what is there; whether the token can keep and use it. If not, what was there
+    /// is there still.
+    pub(super) fn import_key(&self, id: &KeyId, bytes: &[u8], usage: KeyUsage) -> Result<bool, Error> {
+        let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
+        let bytes = Zeroizing::new(bytes.to_vec());
+        let import =
+            self.token.call(LOOK, move |call| objects::import_key(call.session, &name, purpose, &bytes));
+        import.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
+    }
+
+    /// Destroys a symmetric key; it may be missing.
+    pub(super) fn delete_key(&self, id: &KeyId) -> Result<(), Error> {
+        let name = self.name.clone();
+        let delete = self.token.call(LOOK, move |call| match objects::find_key(call.session, &name)? {
+            Some(key) => objects::destroy(call.session, key),
+            None => Ok(()),
+        });
+        delete.map_err(|fault| self.refusal(id, fault))
+    }
+
+    /// Makes a key pair unless there is one, by the most wanted algorithm that the token can.
+    pub(super) fn create_pair(&self, id: &KeyId, preferences: &Preferences) -> Result<(), Error> {
+        let (name, algorithms) = (self.name.clone(), preferences.iter().collect::<Vec<_>>());
+        let make = self.token.call(GENERATE, move |call| pairs::make_pair(call.session, &name, &algorithms));
+        match make {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::NoTokenAlgorithm(id.clone())),
+            Err(fault) => Err(self.refusal(id, fault)),
+        }
+    }
+
+    /// Destroys a key pair; it may be missing.
+    pub(super) fn delete_pair(&self, id: &KeyId) -> Result<(), Error> {
+        let name = self.name.clone();
+        let delete = self.token.call(LOOK, move |call| pairs::destroy_pair(call.session, &name));
+        delete.map_err(|fault| self.refusal(id, fault))
+    }
+
+    /// Moves a key pair to another place on the same token, replacing what is there.
+    pub(super) fn move_pair(&self, id: &KeyId, to: &Self) -> Result<(), Error> {
+        let (from, to) = (self.name.clone(), to.name.clone());
+        let has_begun = AtomicBool::new(false);
+        let relocate =
+            self.token.call(LOOK, move |call| pairs::move_pair(call.session, &from, &to, &has_begun));
+        match relocate {
+            Ok(()) => Ok(()),
+            Err(Fault::NoObject) => Err(Internal::NothingToMove(id.clone()).into()),
+            Err(fault) => Err(self.refusal(id, fault)),
+        }
+    }
+
+    /// The token in words.
+    pub(super) fn token_name(&self) -> &TokenName {
+        self.token.name()
+    }
+
+    fn refusal(&self, id: &KeyId, fault: Fault) -> Error {
+        refusal(id, &self.token, fault)
+    }
+}
+
+fn purpose(id: &KeyId, usage: KeyUsage) -> Result<Purpose, Error> {
+    Purpose::of(usage).ok_or_else(|| Error::MixedUsage(id.clone()))
+}
+
+/// How long a token may take to find or relabel some objects.
+const LOOK: Duration = Duration::from_secs(20);
+/// How long a token may take to make a key; RSA on a TPM takes its time.
+const GENERATE: Duration = Duration::from_secs(120);
+/// How long a token may take for the first session; a login may take seconds.
+const START: Duration = Duration::from_secs(60);

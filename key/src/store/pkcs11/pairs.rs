@@ -1,0 +1,178 @@
+//! Key pairs on a token as two objects of one label: found, made, moved, destroyed, and put right after a crash amid a
+//! move (spec keys-service, 9.4, 9.8, 9.9). Uses no key.
+//!
+//! A move parks the pair that it replaces under another label and destroys it last. Whoever looks for a pair and finds
+//! half of it, or nothing, while there is a parked one, puts the parked one back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cryptoki::object::{ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use key_api::ObjectName;
+
+use super::fault::Fault;
+use super::objects::{self, Halves, destroy, find, find_halves, relabel};
+use crate::algorithm::Algorithm;
+
+/// The pair of this name.
+pub(super) fn find_pair(session: &Session, name: &ObjectName) -> Result<Option<Halves>, Fault> {
+    match find_halves(session, name)? {
+        (Some(public), Some(private)) => Ok(Some(Halves { public, private })),
+        (public, private) => put_back(session, name, public, private),
+    }
+}
+
+/// Makes a pair unless there is one; whether there is one then. Half a pair makes room: a private key is kept under
+/// another label.
+pub(super) fn make_pair(
+    session: &Session,
+    name: &ObjectName,
+    algorithms: &[Algorithm],
+) -> Result<bool, Fault> {
+    if find_pair(session, name)?.is_some() {
+        return Ok(true);
+    }
+    let (public, private) = find_halves(session, name)?;
+    if let Some(private) = private {
+        set_aside(session, name, private)?;
+    }
+    if let Some(public) = public {
+        destroy(session, public)?;
+    }
+    Ok(objects::generate_pair(session, name, algorithms)?.is_some())
+}
+
+/// Destroys what there is of a pair.
+pub(super) fn destroy_pair(session: &Session, name: &ObjectName) -> Result<(), Fault> {
+    for name in [Some(name.clone()), parked(name)].into_iter().flatten() {
+        let (public, private) = find_halves(session, &name)?;
+        [private, public].into_iter().flatten().try_for_each(|half| destroy(session, half))?;
+    }
+    Ok(())
+}
+
+/// Gives the pair `from` the label of `to`, whose pair is destroyed when all else is done. Without a pair `from` the fault
+/// is that there is no object, and nothing has been done. `has_begun` is false at first, and is kept by the caller over
+/// repetitions after a fault of the session.
+pub(super) fn move_pair(
+    session: &Session,
+    from: &ObjectName,
+    to: &ObjectName,
+    has_begun: &AtomicBool,
+) -> Result<(), Fault> {
+    let (Some(from_label), Some(to_label), Some(aside)) = (&from.label, &to.label, parked(to)) else {
+        return Err(Fault::Unusable("a key pair without a label cannot be moved"));
+    };
+    let aside_label = aside.label.clone().unwrap_or_default();
+    if has_begun.load(Ordering::Relaxed) && finish(session, from, to)? {
+        return clear(session, &aside);
+    }
+    let source = find_pair(session, from)?.ok_or(Fault::NoObject)?;
+    // What is parked for a whole pair is left of a move that was done but for the end.
+    if find_pair(session, to)?.is_some() {
+        clear(session, &aside)?;
+    }
+    has_begun.store(true, Ordering::Relaxed);
+    let (old_public, old_private) = find_halves(session, to)?;
+    let parking = [old_private, old_public].into_iter().flatten();
+    let parking = parking.map(|half| (half, to_label.as_slice(), aside_label.as_slice()));
+    let halves = [source.public, source.private];
+    let moving = halves.map(|half| (half, from_label.as_slice(), to_label.as_slice()));
+    relabel_all(session, &parking.chain(moving).collect::<Vec<_>>())?;
+    if let Err(fault) = clear(session, &aside) {
+        tracing::warn!("a replaced key pair is left on the token: {fault}");
+    }
+    Ok(())
+}
+
+/// Gives each object another label, or all their old ones.
+fn relabel_all(session: &Session, steps: &[(ObjectHandle, &[u8], &[u8])]) -> Result<(), Fault> {
+    for (done, (object, _, new)) in steps.iter().enumerate() {
+        if let Err(fault) = relabel(session, *object, new) {
+            for (object, old, _) in steps[..done].iter().rev() {
+                if let Err(fault) = relabel(session, *object, old) {
+                    tracing::warn!("a failed move of a key pair cannot be undone yet: {fault}");
+                }
+            }
+            return Err(fault);
+        }
+    }
+    Ok(())
+}
+
+/// Does the rest of a move that was interrupted after its public half had moved; whether there was one.
+fn finish(session: &Session, from: &ObjectName, to: &ObjectName) -> Result<bool, Fault> {
+    match (find_halves(session, from)?, find_halves(session, to)?) {
+        ((None, None), (Some(_), Some(_))) => Ok(true),
+        ((None, Some(private)), (Some(_), None)) => {
+            relabel(session, private, to.label.as_deref().unwrap_or_default())?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Puts a parked pair back in the place of the halves that there are, which are none or one.
+fn put_back(
+    session: &Session,
+    name: &ObjectName,
+    public: Option<ObjectHandle>,
+    private: Option<ObjectHandle>,
+) -> Result<Option<Halves>, Fault> {
+    let (Some(label), Some(aside)) = (&name.label, parked(name)) else { return Ok(None) };
+    let (parked_public, parked_private) = find_halves(session, &aside)?;
+    if parked_public.is_none() && parked_private.is_none() {
+        return Ok(None);
+    }
+    tracing::warn!("a move to the key pair {} was interrupted; the old one is put back", shown(name));
+    for (present, parked) in [(private, parked_private), (public, parked_public)] {
+        if let Some(parked) = parked {
+            if let Some(stray) = present {
+                set_aside(session, name, stray)?;
+            }
+            relabel(session, parked, label)?;
+        }
+    }
+    match find_halves(session, name)? {
+        (Some(public), Some(private)) => Ok(Some(Halves { public, private })),
+        _ => Ok(None),
+    }
+}
+
+/// Keeps half a pair under a label where nobody looks for it.
+fn set_aside(session: &Session, name: &ObjectName, half: ObjectHandle) -> Result<(), Fault> {
+    let Some(label) = &name.label else {
+        return Err(Fault::Unusable("a private key without its public key is in the way"));
+    };
+    let label = [label, CORRUPT].concat();
+    relabel(session, half, &label)?;
+    tracing::error!(
+        "the key pair {} was incomplete; the half of it is kept with the label {}",
+        shown(name),
+        String::from_utf8_lossy(&label)
+    );
+    Ok(())
+}
+
+fn clear(session: &Session, name: &ObjectName) -> Result<(), Fault> {
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        if let Some(object) = find(session, class, name)? {
+            destroy(session, object)?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of a pair that is about to be replaced.
+fn parked(name: &ObjectName) -> Option<ObjectName> {
+    let label = [PARKED, name.label.as_deref()?].concat();
+    Some(ObjectName { label: Some(label), id: None })
+}
+
+fn shown(name: &ObjectName) -> String {
+    format!("{:?}", String::from_utf8_lossy(name.label.as_deref().unwrap_or_default()))
+}
+
+const PARKED: &[u8] = b"aziot-replaced:";
+/// As of key files.
+const CORRUPT: &[u8] = b".corrupt";
