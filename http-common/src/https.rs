@@ -17,6 +17,7 @@ mod proxy;
 mod test_server;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tls;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -36,6 +37,7 @@ pub use self::proxy::ProxyRules;
 pub use self::tls::{ClientIdentity, Trust};
 
 use self::connect::{ConnectError, Connector};
+use self::thread::Thread;
 
 /// How to reach and trust servers. The default trusts what the system trusts and knows no proxy.
 #[derive(Clone, Debug, Default)]
@@ -55,12 +57,14 @@ pub struct Https(Arc<Shared>);
 struct Shared {
     options: HttpsOptions,
     idle: Duration,
+    on_own_thread: bool,
     live: Mutex<Option<Live>>,
 }
 
 /// What exists only while it is in use: TLS context, connection pool.
 struct Live {
     client: HyperClient,
+    thread: Option<Arc<Thread>>,
     last_used: Instant,
 }
 
@@ -78,6 +82,9 @@ pub enum HttpsError {
     /// OpenSSL cannot be set up with these options.
     #[error("could not set up TLS")]
     Setup(#[from] ErrorStack),
+    /// The system gives no thread for the connections.
+    #[error("could not start a thread for connections")]
+    NoThread(#[source] std::io::Error),
     /// The server (or the proxy) could not be reached; no request was sent.
     #[error("could not connect to {peer}")]
     NotConnected {
@@ -147,6 +154,7 @@ impl HttpsError {
             }
             Self::BadProxy { .. }
             | Self::Setup(_)
+            | Self::NoThread(_)
             | Self::Untrusted { .. }
             | Self::CertificateRefused { .. }
             | Self::TooLarge { .. } => false,
@@ -160,8 +168,18 @@ impl Https {
         Self::with_idle_time(options, IDLE)
     }
 
+    /// The same with its connections on a thread of their own, which there is while there are connections. For a client
+    /// certificate whose key waits for somebody when it signs: nobody else waits with it.
+    pub fn on_own_thread(options: HttpsOptions) -> Self {
+        Self::with(options, IDLE, true)
+    }
+
     fn with_idle_time(options: HttpsOptions, idle: Duration) -> Self {
-        Self(Arc::new(Shared { options, idle, live: Mutex::new(None) }))
+        Self::with(options, idle, false)
+    }
+
+    fn with(options: HttpsOptions, idle: Duration, on_own_thread: bool) -> Self {
+        Self(Arc::new(Shared { options, idle, on_own_thread, live: Mutex::new(None) }))
     }
 
     /// Send `request` (with an absolute URI) and read the whole answer, all within `timeout`. Any status is an answer.
@@ -172,8 +190,8 @@ impl Https {
     ) -> Result<Response<Bytes>, HttpsError> {
         let peer = peer_of(request.uri());
         let request = self.complete(request);
-        let client = self.client()?;
-        let answer = tokio::time::timeout(timeout, exchange(client, request, &peer)).await;
+        let (client, thread) = self.client()?;
+        let answer = tokio::time::timeout(timeout, exchange_on(thread, client, request, &peer)).await;
         self.touch();
         answer.unwrap_or(Err(HttpsError::TimedOut { peer, after: timeout }))
     }
@@ -192,20 +210,22 @@ impl Https {
         request
     }
 
-    fn client(&self) -> Result<HyperClient, HttpsError> {
+    fn client(&self) -> Result<(HyperClient, Option<Arc<Thread>>), HttpsError> {
         let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = live.as_mut() {
             live.last_used = Instant::now();
-            return Ok(live.client.clone());
+            return Ok((live.client.clone(), live.thread.clone()));
         }
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(self.0.idle)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
             .build(Connector::new(&self.0.options)?);
-        *live = Some(Live { client: client.clone(), last_used: Instant::now() });
+        let thread = self.0.on_own_thread.then(Thread::start).transpose().map_err(HttpsError::NoThread)?;
+        let thread = thread.map(Arc::new);
+        *live = Some(Live { client: client.clone(), thread: thread.clone(), last_used: Instant::now() });
         tokio::spawn(reap(Arc::downgrade(&self.0), self.0.idle));
-        Ok(client)
+        Ok((client, thread))
     }
 
     fn touch(&self) {
@@ -229,6 +249,19 @@ async fn reap(shared: Weak<Shared>, idle: Duration) {
         }
         wait = idle - unused;
     }
+}
+
+/// [`exchange`] where the connections are.
+async fn exchange_on(
+    thread: Option<Arc<Thread>>,
+    client: HyperClient,
+    request: Request<Full<Bytes>>,
+    peer: &str,
+) -> Result<Response<Bytes>, HttpsError> {
+    let Some(thread) = thread else { return exchange(client, request, peer).await };
+    let owned = peer.to_owned();
+    let job = async move { exchange(client, request, &owned).await };
+    thread.run(job).await.unwrap_or_else(|err| Err(broken(err.into(), peer)))
 }
 
 async fn exchange(

@@ -101,7 +101,9 @@ impl From<HttpsError> for CloudFailure {
             HttpsError::Untrusted { .. } => FailureKind::Untrusted,
             HttpsError::CertificateRefused { .. } => FailureKind::CertificateRefused,
             HttpsError::TooLarge { .. } => FailureKind::Invalid,
-            HttpsError::BadProxy { .. } | HttpsError::Setup(_) => FailureKind::Credential,
+            HttpsError::BadProxy { .. } | HttpsError::Setup(_) | HttpsError::NoThread(_) => {
+                FailureKind::Credential
+            }
         };
         Self::without_answer(kind, "the service could not be asked", Some(Box::new(err)))
     }

@@ -471,3 +471,38 @@ async fn an_unreachable_server_is_tried_as_often_as_configured() {
     assert_eq!((failure.kind, server.requests().len()), (FailureKind::Network, 2));
     assert!(started.elapsed() >= Duration::from_secs(3));
 }
+
+#[tokio::test]
+async fn connections_on_a_thread_of_their_own_work_alike() {
+    let (server, authority) = TestServer::localhost(ok);
+    let https = Https::with(trusting(authority), Duration::from_millis(200), true);
+    let uri = format!("https://localhost:{}/", server.port);
+    for _ in 0..3 {
+        fetch(&https, &uri).await.unwrap();
+    }
+    assert_eq!(server.connections(), 1);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(https.0.live.lock().unwrap().is_none());
+    fetch(&https, &uri).await.unwrap();
+    assert_eq!(server.connections(), 2);
+    let err = fetch(&https, "https://localhost:1/").await.unwrap_err();
+    assert!(matches!(err, HttpsError::NotConnected { .. }), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_thread_of_their_own_holds_nobody_up_and_ends() {
+    let thread = Thread::start().unwrap();
+    let start = Instant::now();
+    let blocked = thread.run(async { std::thread::sleep(Duration::from_secs(2)) });
+    assert!(tokio::time::timeout(Duration::from_millis(50), blocked).await.is_err());
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let name = thread.run(async { std::thread::current().name().map(str::to_owned) }).await.unwrap();
+    assert_eq!(name.as_deref(), Some("https"));
+    let (told, ended) = tokio::sync::oneshot::channel::<()>();
+    let never = thread.run(async move {
+        let _told = told;
+        std::future::pending::<()>().await;
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(50), never).await.is_err());
+    assert!(ended.await.is_err(), "what nobody waits for is stopped");
+}
