@@ -1,7 +1,9 @@
 //! identityd's configuration file (spec identity-service, chapter 7). Reads no files. Written back it is upstream's
 //! `prev_state` (9.2): the same names, order and omissions.
 
+mod algorithm;
 mod check;
+mod module_x509;
 mod policy;
 mod provisioning;
 mod subject;
@@ -15,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalIdOpts;
 
+pub use algorithm::KeyAlgorithm;
 pub use check::BadConfig;
+pub use module_x509::{ModuleX509, Registration};
 pub use policy::{BadPolicy, Policy};
 pub use provisioning::{
     Attestation, AutoRenew, Dps, Manual, ManualCredentials, Payload, Provisioning, Source,
@@ -52,6 +56,9 @@ pub struct Config {
     /// Settings of local identities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub localid: Option<LocalId>,
+    /// The modules of the hub that prove by certificates who they are; all others do so by keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_x509: Option<ModuleX509>,
     /// Sockets that are not at their default place.
     #[serde(default, skip_serializing_if = "is_default")]
     pub endpoints: Endpoints,
@@ -144,6 +151,9 @@ pub enum IdType {
 pub struct LocalId {
     /// The last part of the names of local identities.
     pub domain: String,
+    /// What their keys are; `rsa-2048` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_algorithm: Option<KeyAlgorithm>,
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IdType>>, D::Error> {

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{Policy, Subject};
+use super::{KeyAlgorithm, Policy, Subject};
 
 /// How the device gets its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +60,9 @@ pub enum ManualCredentials {
         /// Further attributes of its subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         csr_subject: Option<Subject>,
+        /// What a new key pair is; `rsa-2048` if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_algorithm: Option<KeyAlgorithm>,
     },
 }
 
@@ -106,6 +109,9 @@ pub enum Attestation {
         /// When to renew the certificate; never if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         identity_auto_renew: Option<AutoRenew>,
+        /// What a new key pair is; `rsa-2048` if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_algorithm: Option<KeyAlgorithm>,
     },
     /// With a TPM.
     Tpm {
