@@ -87,13 +87,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("aziot-openssl-provider", &["key-engine"]),
     ("aziot-keyd", &["key-api", "config-common", "http-common"]),
     ("aziot-tpmd", &["tpm-api", "config-common", "http-common"]),
-    ("aziot-certd", &["cert-api", "key-api", "key-engine", "config-common", "http-common"]),
+    ("cert-renewal", &["config-common", "http-common"]),
+    ("aziot-certd", &["cert-api", "cert-renewal", "key-api", "key-engine", "config-common", "http-common"]),
     (
         "aziot-identityd",
         &[
             "identity-api",
             "key-api",
             "cert-api",
+            "cert-renewal",
             "tpm-api",
             "dps-client",
             "hub-client",

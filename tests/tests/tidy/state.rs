@@ -118,7 +118,8 @@ const WRITERS: &[&str] = &[
 
 /// The files that own the form of something that outlives the process.
 const STATE_FORMATS: &[&str] = &[
-    "key/src/handle.rs",       // the content of a key handle, which clients hand back
-    "identity/src/backup.rs",  // device_info and prev_state
-    "identity/src/records.rs", // what is known of each module
+    "key/src/handle.rs",           // the content of a key handle, which clients hand back
+    "identity/src/backup.rs",      // device_info and prev_state
+    "identity/src/records.rs",     // what is known of each module
+    "cert/renewal/src/journal.rs", // a renewal that is under way
 ];
