@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use suite_tests::http::wait_for;
+use suite_tests::http::{wait_for, with_body};
 use suite_tests::keys::{Keys, VALIDATION_KEY, forge, key_file, take_apart};
 
 use super::engine::{with_engine, world as engine_world};
@@ -205,11 +205,20 @@ fn engine_22_all_slots_taken() {
         "openssl.cnf",
         world.configuration("timeout", &format!("20\nsocket = {}", world.socket_uri())),
     );
-    // Idle connections, and requests that never end, of the same user.
     let client = world.keyd.client();
-    let held: Vec<_> = (0..12).map(|_| client.connect()).collect();
+    let idle: Vec<_> = (0..12).map(|_| client.connect()).collect();
     world.openssl("pkey -in {} -pubout -noout", "aziot:id=ec-p256");
-    drop(held);
+    // Twelve requests that lack their last byte: keyd gives them up after five seconds, and we wait for that.
+    let body = serde_json::json!({ "keyId": "held", "usage": "sign" }).to_string();
+    let request = with_body("POST /key?api-version=2020-09-01 HTTP/1.1\r\n", &[], body);
+    let held: Vec<_> = (0..12).map(|_| client.connect()).collect();
+    let held = held.into_iter().map(|mut connection| {
+        connection.send(&request[..request.len() - 1]);
+        connection
+    });
+    let held: Vec<_> = held.collect();
+    world.probe(&["threads", "aziot:id=ec-p256"]);
+    drop((idle, held));
 }
 
 #[test]
