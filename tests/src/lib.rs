@@ -21,5 +21,7 @@ pub mod http;
 pub mod keys;
 pub mod openssl;
 mod process;
+pub mod softhsm;
 pub mod subject;
 pub mod swtpm;
+pub mod tpm2_pkcs11;

@@ -2,7 +2,8 @@
 //! there. `decided` marks what this suite does on purpose otherwise than upstream.
 //!
 //! Not repeated here, because tests of the common rules prove them with keyd: 1-7, 9, 11-13 (HTTP and limits), 53 (no
-//! configuration), 54, 55 (drop-in files, reload), 68 (internal errors). 56-62 need a PKCS#11 token, 65-67 the C library.
+//! configuration), 54, 55 (drop-in files, reload), 68 (internal errors). 56-62 are proved on tokens in `keys_pkcs11`,
+//! 65-67 need the C library.
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 

@@ -1,0 +1,8 @@
+//! keyd with keys on PKCS #11 tokens: the same journeys on each kind of store, what only tokens have, and tokens that fail.
+//! Numbers in the names of tests are lines of the checklist in keys-service.
+
+#![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
+
+mod checklist;
+mod golden;
+mod journeys;
