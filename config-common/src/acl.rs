@@ -3,41 +3,67 @@
 //! Does not know what the ids name (keys, certificates), nor how a peer's uid was found.
 //! Rules: specification of the common layer, 2.6, and of keyd, 5.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 
 use wildmatch::WildMatch;
 
-/// Patterns by uid. Root is always allowed; anyone else needs a pattern that matches the whole id.
+use crate::Who;
+
+/// Patterns by user and group. Root is always allowed; anyone else needs a pattern that matches the whole id.
 ///
 /// In a pattern `*` is any run of characters, also none, `?` is exactly one Unicode scalar value, and everything
 /// else stands for itself. `/`, spaces and dots are characters like any other.
 #[derive(Debug, Clone, Default)]
 pub struct Acl {
-    by_uid: HashMap<u32, Vec<WildMatch>>,
+    entries: Vec<(Who, Vec<WildMatch>)>,
+}
+
+/// The process that asks, as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// Its effective uid.
+    pub uid: u32,
+    /// Its effective gid; `None` for a user without a group.
+    pub gid: Option<u32>,
 }
 
 impl Acl {
-    /// The proof that `uid` may touch `id`, or `None` if it may not.
-    pub fn allow<I: AsRef<str>>(&self, uid: u32, id: I) -> Option<Allowed<I>> {
-        let matches = |patterns: &Vec<WildMatch>| patterns.iter().any(|pattern| pattern.matches(id.as_ref()));
-        let allowed = uid == ROOT || self.by_uid.get(&uid).is_some_and(matches);
+    /// The proof that `asker` may touch `id`, or `None` if it may not.
+    pub fn allow<I: AsRef<str>>(&self, asker: impl Into<Asker>, id: I) -> Option<Allowed<I>> {
+        let Asker { uid, gid } = asker.into();
+        let matches = |(who, patterns): &(Who, Vec<WildMatch>)| {
+            who.includes(uid, gid) && patterns.iter().any(|pattern| pattern.matches(id.as_ref()))
+        };
+        let allowed = uid == ROOT || self.entries.iter().any(matches);
         allowed.then_some(Allowed(id))
     }
 }
 
-impl Extend<(u32, Vec<String>)> for Acl {
-    /// Entries with the same uid accumulate.
-    fn extend<T: IntoIterator<Item = (u32, Vec<String>)>>(&mut self, entries: T) {
-        for (uid, patterns) in entries {
-            let compiled = patterns.iter().map(|pattern| WildMatch::new(pattern));
-            self.by_uid.entry(uid).or_default().extend(compiled);
-        }
+impl From<u32> for Asker {
+    /// A user without a group.
+    fn from(uid: u32) -> Self {
+        Self { uid, gid: None }
     }
 }
 
-impl FromIterator<(u32, Vec<String>)> for Acl {
-    fn from_iter<T: IntoIterator<Item = (u32, Vec<String>)>>(entries: T) -> Self {
+impl From<(u32, u32)> for Asker {
+    /// Uid and gid.
+    fn from((uid, gid): (u32, u32)) -> Self {
+        Self { uid, gid: Some(gid) }
+    }
+}
+
+impl<W: Into<Who>> Extend<(W, Vec<String>)> for Acl {
+    /// Entries for the same user accumulate.
+    fn extend<T: IntoIterator<Item = (W, Vec<String>)>>(&mut self, entries: T) {
+        self.entries.extend(entries.into_iter().map(|(who, patterns)| {
+            (who.into(), patterns.iter().map(|pattern| WildMatch::new(pattern)).collect())
+        }));
+    }
+}
+
+impl<W: Into<Who>> FromIterator<(W, Vec<String>)> for Acl {
+    fn from_iter<T: IntoIterator<Item = (W, Vec<String>)>>(entries: T) -> Self {
         let mut acl = Self::default();
         acl.extend(entries);
         acl
@@ -134,6 +160,16 @@ mod tests {
         assert!(Acl::default().allow(1000, "anything").is_none());
         assert!(acl(&[(1000, &[])]).allow(1000, "").is_none());
         assert!(acl(&[(1000, &["*"])]).allow(1001, "anything").is_none());
+    }
+
+    #[test]
+    fn a_group_is_its_processes_and_its_members() {
+        let group = Who::of(None, Some("root")).unwrap();
+        let acl = Acl::from_iter([(group, vec!["a".to_owned()])]);
+        assert!(acl.allow((1000, 0), "a").is_some());
+        assert!(acl.allow((1000, 0), "b").is_none());
+        assert!(acl.allow((1000, 1000), "a").is_none());
+        assert!(acl.allow(1000, "a").is_none());
     }
 
     #[test]

@@ -35,14 +35,16 @@ mod merge;
 mod secret;
 mod service;
 mod watch;
+mod who;
 
-pub use acl::{Acl, Allowed};
+pub use acl::{Acl, Allowed, Asker};
 pub use endpoints::{Endpoint, Endpoints, SOCKET_DIRECTORY};
 pub use error::Error;
 pub use merge::{KeyPath, Origin};
 pub use secret::{Base64, Secret};
 pub use service::{CONFIG_DIRECTORY, ConfigPaths, Service};
 pub use watch::Watch;
+pub use who::{Nobody, User, Who};
 
 use merge::Document;
 
