@@ -7,6 +7,9 @@ use http_common::retry::FailureKind;
 use http_common::{ApiError, ClientError, StatusCode};
 use identity_api::config::BadConfig;
 
+use crate::csr::BadRequest;
+use crate::workshop::CertificateError;
+
 /// What was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,6 +46,14 @@ pub enum Error {
         id: String,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// A module of another device.
+    #[error("{given:?} is not this device, which is {ours:?}")]
+    OtherDevice {
+        /// The device that was named.
+        given: String,
+        /// The device that this is.
+        ours: String,
     },
     /// A local identity that belongs to a principal was asked for otherwise, or one that does not was asked for as such.
     #[error("{id:?} {reason}")]
@@ -104,6 +115,9 @@ pub enum Error {
         source: ClientError,
     },
 
+    /// There is no key with a certificate.
+    #[error(transparent)]
+    Certificate(#[from] Arc<CertificateError>),
     /// keyd does not give the key of a module.
     #[error("a module key cannot be had from keyd")]
     ModuleKey(#[source] ClientError),
@@ -140,6 +154,7 @@ impl Error {
             Self::Forbidden { .. } => StatusCode::UNAUTHORIZED, // not 403: upstream's wire
             Self::BadType { .. }
             | Self::BadModuleId { .. }
+            | Self::OtherDevice { .. }
             | Self::NotThisLocal { .. }
             | Self::Payload { .. }
             | Self::NotProvisioned { .. }
@@ -153,6 +168,7 @@ impl Error {
             | Self::DeviceKey { .. } => StatusCode::NOT_FOUND,
             Self::Config(_)
             | Self::Proxy(_)
+            | Self::Certificate(_)
             | Self::ModuleKey(_)
             | Self::Unsupported { .. }
             | Self::NoDomain
@@ -172,6 +188,32 @@ impl Error {
             Self::Shared(error) => error.failure_kind(),
             _ => None,
         }
+    }
+
+    /// Whether the hub may not know this device any more.
+    pub(crate) fn suggests_registration(&self) -> bool {
+        self.failure_kind().is_some_and(FailureKind::suggests_registration)
+    }
+
+    /// Whether trying again is of no use with this configuration and build.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Unsupported { .. } => true,
+            Self::Shared(error) => error.is_final(),
+            _ => false,
+        }
+    }
+}
+
+impl From<BadRequest> for Error {
+    fn from(error: BadRequest) -> Self {
+        CertificateError::Request(error).into()
+    }
+}
+
+impl From<CertificateError> for Error {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(Arc::new(error))
     }
 }
 

@@ -10,36 +10,46 @@ use serde_json::Value;
 use crate::Error;
 use crate::backup::Record;
 use crate::credentials::DeviceCredentials;
+use crate::workshop::{CertificateError, Workshop};
+use crate::x509::common_name;
 
 /// Register, at most until `deadline`.
 pub(crate) async fn register(
     dps: &Dps,
     credentials: &DeviceCredentials,
     cloud: &Cloud,
+    workshop: &Workshop,
     deadline: Instant,
 ) -> Result<Record, Error> {
     let registration = Registration {
         id_scope: dps.scope_id.clone(),
-        registration_id: registration_id(&dps.attestation)?.to_owned(),
+        registration_id: registration_id(&dps.attestation, workshop).await?,
         payload: payload(dps.payload.as_ref()).await?,
     };
     let client = DpsClient::new(cloud.clone(), dps.global_endpoint.as_str())?;
-    let assignment = client.register(&registration, &credentials.for_cloud(), deadline).await?;
+    let assignment = match credentials {
+        DeviceCredentials::SymmetricKey(_) | DeviceCredentials::Certificate(_) => {
+            client.register(&registration, &credentials.for_cloud(), deadline).await?
+        }
+        DeviceCredentials::Tpm(tpm) => client.register_with_tpm(&registration, tpm, deadline).await?,
+    };
     if let Some(substatus) = assignment.substatus {
         tracing::debug!("DPS says {substatus}");
     }
     Ok(Record { gateway: assignment.hub.clone(), hub: assignment.hub, device_id: assignment.device_id })
 }
 
-/// The registration id; for X.509 the common name.
-pub(crate) fn registration_id(attestation: &Attestation) -> Result<&str, Error> {
+/// The registration id; for X.509 the common name, which the certificate has if the configuration has none.
+pub(crate) async fn registration_id(attestation: &Attestation, workshop: &Workshop) -> Result<String, Error> {
     match attestation {
         Attestation::SymmetricKey { registration_id, .. } | Attestation::Tpm { registration_id } => {
-            Ok(registration_id)
+            Ok(registration_id.clone())
         }
-        Attestation::X509 { registration_id: Some(subject), .. } => Ok(subject.common_name()),
-        Attestation::X509 { registration_id: None, .. } => {
-            Err(Error::Unsupported { what: "the registration id of a certificate", needs: "certd" })
+        Attestation::X509 { registration_id: Some(subject), .. } => Ok(subject.common_name().to_owned()),
+        Attestation::X509 { registration_id: None, identity_cert, .. } => {
+            let chain = workshop.certificate(identity_cert).await?;
+            let name = chain.and_then(|chain| common_name(&chain));
+            name.ok_or_else(|| CertificateError::NoSubject { id: identity_cert.clone() }.into())
         }
     }
 }

@@ -82,7 +82,7 @@ impl Identityd {
                 self.settled().await;
                 Next::Idle
             }
-            Err(error @ Error::Unsupported { .. }) => {
+            Err(error) if error.is_final() => {
                 tracing::error!("this device cannot be provisioned: {error}");
                 self.update(|status| status.phase = Phase::Impossible(Arc::new(error)));
                 Next::Idle
@@ -166,7 +166,9 @@ enum Cause {
 impl Cause {
     fn of(error: &Error) -> Self {
         match (error, error.failure_kind()) {
+            (Error::Shared(error), _) => Self::of(error),
             (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
+            (Error::Certificate(error), _) if error.is_cheap() => Self::Keyd,
             (_, Some(FailureKind::Credential)) => Self::Keyd,
             (_, None | Some(FailureKind::Network | FailureKind::Untrusted)) => Self::Other,
             (_, Some(kind)) => Self::Answered(kind),

@@ -5,9 +5,10 @@ use identity_api::{DpsAuth, ManualAuth, Provisioning};
 
 use super::dps;
 use crate::Error;
+use crate::workshop::Workshop;
 
 /// What these settings are.
-pub(crate) async fn info(settings: &Settings) -> Result<Provisioning, Error> {
+pub(crate) async fn info(settings: &Settings, workshop: &Workshop) -> Result<Provisioning, Error> {
     match &settings.source {
         Source::None => Ok(Provisioning::None),
         Source::Manual(Manual { authentication, .. }) => {
@@ -27,7 +28,7 @@ pub(crate) async fn info(settings: &Settings) -> Result<Provisioning, Error> {
                 auth,
                 endpoint: settings.global_endpoint.to_string(),
                 scope_id: settings.scope_id.clone(),
-                registration_id: dps::registration_id(&settings.attestation)?.to_owned(),
+                registration_id: dps::registration_id(&settings.attestation, workshop).await?,
                 payload: dps::payload(settings.payload.as_ref()).await?,
             })
         }

@@ -12,7 +12,7 @@ use identity_api::config::Source;
 use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
 use crate::backup::Record;
-use crate::credentials::DeviceCredentials;
+use crate::cloud::Repeat;
 use crate::device::{Device, Phase};
 use crate::modules::Modules;
 use crate::reconcile::{self, Mode};
@@ -44,9 +44,10 @@ impl Identityd {
                 if let Some(record) = meanwhile {
                     let with = known.and_then(|(_, with)| with);
                     self.publish(&record, with, settings).await?;
+                }
+                if let Some(device) = self.device() {
                     tracing::info!(
-                        "the provisioning settings have changed; registering again, as {} until then",
-                        record.device_id
+                        "the provisioning settings have changed; registering, as {device:?} until then"
                     );
                 }
                 Ok(false)
@@ -55,9 +56,9 @@ impl Identityd {
     }
 
     /// Register again even if nothing seems to be wrong, and write the keys of the modules once more. The device that
-    /// works stays until the new one is in hand. Who asks while this is being done gets the same result.
+    /// works stays until the new one is in hand. Who asks while DPS is being asked gets the same result.
     pub(crate) async fn reprovision(&self) -> Result<(), Error> {
-        let before = self.turn.turns();
+        let before = self.turn.registrations();
         let _turn = self.turn.lock.lock().await;
         if let Some(result) = self.turn.since(before) {
             return result;
@@ -82,9 +83,13 @@ impl Identityd {
     }
 
     async fn reprovision_alone(&self, settings: &Settings) -> Result<(), Error> {
+        self.look_at_credentials(settings).await?;
         match settings.config.provisioning.source {
             Source::None => return Ok(()),
-            Source::Manual(_) => self.recall(settings).await.map(|_| ())?,
+            Source::Manual(_) => {
+                self.recall(settings).await?;
+                self.turn.registered();
+            }
             Source::Dps(_) => self.register(settings).await?,
         }
         let Some(device) = self.device() else { return Ok(()) };
@@ -92,43 +97,56 @@ impl Identityd {
         self.bring_in_line(settings, &device, &at_hub, Mode::Repair).await
     }
 
-    /// One round in the background: what is known first, DPS only if need be.
+    /// One round in the background: what is known first, DPS only if need be. A round with a registration also serves
+    /// those who have asked for one meanwhile.
     pub(super) async fn background(&self, settings: &Settings) -> Result<(), Error> {
-        let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
-        let mut registered = false;
-        if !self.recall(settings).await? {
-            self.register_in_background(settings).await?;
-            registered = true;
+        let recalled = self.recall(settings).await?;
+        self.look_at_credentials(settings).await?;
+        if !recalled {
+            let registered = self.register_and_go_on(settings).await;
+            return self.turn.end(registered);
         }
         let Some(device) = self.device() else { return Ok(()) };
+        let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
         match device.modules.at_hub(Instant::now() + LIST_LIMIT).await {
             Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await,
-            Err(error) if is_dps && !registered && error.kind().suggests_registration() => {
+            Err(error) if is_dps && error.suggests_registration() => {
                 tracing::warn!("the hub does not know this device, asking DPS: {}", chain(&error));
-                self.register_in_background(settings).await?;
-                let Some(device) = self.device() else { return Ok(()) };
-                let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
-                self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await
+                let registered = self.register_and_go_on(settings).await;
+                self.turn.end(registered)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
-    /// A registration whose result also serves those who ask for one meanwhile.
-    async fn register_in_background(&self, settings: &Settings) -> Result<(), Error> {
-        let result = self.register(settings).await;
-        self.turn.end(result)
+    /// Before the cloud is asked: is there anything to ask it with?
+    async fn look_at_credentials(&self, settings: &Settings) -> Result<(), Error> {
+        match self.services.credentials(&settings.config.provisioning.source) {
+            Some(credentials) => credentials.look_again().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn register_and_go_on(&self, settings: &Settings) -> Result<(), Error> {
+        self.register(settings).await?;
+        let Some(device) = self.device() else { return Ok(()) };
+        let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
+        self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await
     }
 
     async fn register(&self, settings: &Settings) -> Result<(), Error> {
         let Source::Dps(dps) = &settings.config.provisioning.source else { return Ok(()) };
-        let Some(credentials) = DeviceCredentials::obtain(&settings.config.provisioning.source, &self.keyd)?
-        else {
+        let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
             return Ok(());
         };
         tracing::info!("registering with {}", dps.global_endpoint);
-        let record =
-            dps::register(dps, &credentials, &self.cloud.patient, Instant::now() + REGISTER_LIMIT).await?;
+        let (workshop, deadline) = (&self.services.workshop, Instant::now() + REGISTER_LIMIT);
+        let registered = match self.cloud.of(&credentials, Repeat::AsConfigured).await {
+            Ok(cloud) => dps::register(dps, &credentials, &cloud, workshop, deadline).await,
+            Err(error) => Err(error),
+        };
+        self.turn.registered();
+        let record = registered?;
         let with = digest(&settings.config.provisioning);
         // Written first: whoever sees the device now finds it after a restart. A full disk hides it from nobody.
         let written = self.remember(record.clone(), with.clone()).await;
@@ -138,8 +156,7 @@ impl Identityd {
 
     /// Let everybody see this device, unless they do already.
     async fn publish(&self, record: &Record, with: Option<String>, settings: &Settings) -> Result<(), Error> {
-        let Some(credentials) = DeviceCredentials::obtain(&settings.config.provisioning.source, &self.keyd)?
-        else {
+        let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
             return Ok(());
         };
         let unchanged = |device: &Arc<Device>| {
@@ -150,7 +167,8 @@ impl Identityd {
         }
         let known = record.clone();
         let records = self.on_disk(move |home| Records::load(home, &known)).await;
-        let modules = Modules::new(&self.cloud, &at(record), &credentials, records, self.events.clone());
+        let cloud = Arc::clone(&self.cloud);
+        let modules = Modules::new(cloud, at(record), credentials.clone(), records, self.events.clone());
         tracing::info!("this device is {} at {}", record.device_id, record.hub);
         let device = Device { record: record.clone(), digest: with, credentials, modules: Arc::new(modules) };
         self.update(|status| status.device = Some(Arc::new(device)));
