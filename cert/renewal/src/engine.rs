@@ -2,117 +2,31 @@
 //! see [`Actor`].
 
 use std::fmt;
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use http_common::chain;
 use tokio::sync::{Mutex as Turn, Notify, OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
 
-use crate::certificate::{BadCertificate, Certificate, Digest, KeyKind, KeyPrint};
+use crate::actor::{Actor, Verdict};
+use crate::certificate::Certificate;
 use crate::clock::{Clock, WallClock};
+use crate::error::Error;
 use crate::journal::{Journal, JournalError, Memory};
-use crate::policy::{Policy, Validity, chance};
+use crate::pace::{Now, Pace, Plan};
+use crate::policy::chance;
 use crate::status::Status;
 use crate::step::{Facts, Order, Pending, Slot, Stage, Step, Stuck, good_pair, next};
-
-/// What is done to one certificate and its key. Each may fail and be asked again, also after it was done.
-pub trait Actor: Send + Sync + 'static {
-    /// Why something was not done.
-    type Error: std::error::Error + Send + Sync + 'static;
-
-    /// The certificate in place, in PEM; none if there is none.
-    fn certificate(&self) -> impl Future<Output = Result<Option<String>, Self::Error>> + Send;
-
-    /// The public key of the pair in `slot`; none if there is no such pair.
-    fn key(&self, slot: Slot) -> impl Future<Output = Result<Option<KeyPrint>, Self::Error>> + Send;
-
-    /// Makes the temporary key pair, unless there is one; of the kind `like`, unless something else is configured.
-    fn make_key(&self, like: Option<KeyKind>) -> impl Future<Output = Result<(), Self::Error>> + Send;
-
-    /// Has a certificate issued for the key in `slot`, in place of `old`: a chain in PEM. Keeps it nowhere. If `old` has
-    /// expired, by means of what the first one was got with.
-    fn request(
-        &self,
-        slot: Slot,
-        old: &Certificate,
-    ) -> impl Future<Output = Result<String, Self::Error>> + Send;
-
-    /// Whether `new`, with its key in `slot`, is accepted by all who must accept it. An error is no answer: they will be
-    /// asked again.
-    fn accept(
-        &self,
-        new: &Certificate,
-        slot: Slot,
-    ) -> impl Future<Output = Result<Verdict, Self::Error>> + Send;
-
-    /// Gives the temporary key pair the place of the current one.
-    fn move_key(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
-
-    /// Gives `new` the place of the old certificate.
-    fn import(&self, new: &Certificate) -> impl Future<Output = Result<(), Self::Error>> + Send;
-
-    /// Deletes the temporary key pair. That there is none is success.
-    fn delete_key(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
-}
-
-/// What who must accept a certificate says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is good.
-    Accepted,
-    /// It is not, and will not become so: why.
-    Refused(String),
-}
-
-/// Why a renewal does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error<E: std::error::Error + 'static> {
-    /// A step failed.
-    #[error("cannot {doing}")]
-    Failed {
-        /// Which one.
-        doing: &'static str,
-        /// Why.
-        source: E,
-    },
-    /// What was issued or is in place is no certificate.
-    #[error("the certificate cannot be used")]
-    BadCertificate(#[from] BadCertificate),
-    /// What was issued has another key.
-    #[error("the certificate that was issued is for another key")]
-    OtherKey,
-    /// What was issued has expired; perhaps the clock is wrong.
-    #[error("the certificate that was issued has expired already; is the clock right?")]
-    Expired,
-    /// Who must accept it does not.
-    #[error("the new certificate is refused, the old one stays: {0}")]
-    Refused(String),
-    /// There is nothing to renew.
-    #[error(transparent)]
-    Stuck(Stuck),
-    /// The journal fails.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// No end in sight.
-    #[error("the renewal goes round in circles")]
-    Endless,
-    /// A thread did not do its job.
-    #[error("a worker thread failed")]
-    Worker,
-}
 
 /// Keeps one certificate valid, and its key with it.
 pub struct Renewal<A, M = Journal, C = WallClock> {
     name: String,
-    policy: Policy,
     actor: A,
     memory: Arc<M>,
     clock: C,
-    state: Mutex<State>,
+    pace: Mutex<Pace>,
     /// One renewal at a time.
-    turn: Turn<()>,
+    one_at_a_time: Turn<()>,
     /// Nobody uses a pair while it is exchanged.
     exchange: Arc<RwLock<()>>,
     changed: Notify,
@@ -128,40 +42,23 @@ pub struct Pair {
     _exchange: OwnedRwLockReadGuard<()>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    status: Status,
-    /// The certificate that was in place at the last look.
-    seen: Option<(Digest, Validity)>,
-    /// Nothing is tried before.
-    not_before: Option<Instant>,
-}
-
-/// When to look again.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    wall: Option<i64>,
-    pause: Option<Instant>,
-}
-
 impl<A: Actor> Renewal<A> {
     /// Of the certificate that the log calls `name`. Does nothing until it [`run`](Self::run)s.
-    pub fn new(name: &str, policy: Policy, actor: A, journal: Journal) -> Self {
-        Self::with_clock(name, policy, actor, journal, WallClock)
+    pub fn new(name: &str, actor: A, journal: Journal) -> Self {
+        Self::with_clock(name, actor, journal, WallClock)
     }
 }
 
 impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     /// The same with another memory and clock.
-    pub fn with_clock(name: &str, policy: Policy, actor: A, memory: M, clock: C) -> Self {
+    pub fn with_clock(name: &str, actor: A, memory: M, clock: C) -> Self {
         Self {
             name: name.to_owned(),
-            policy,
             actor,
             memory: Arc::new(memory),
             clock,
-            state: Mutex::default(),
-            turn: Turn::default(),
+            pace: Mutex::default(),
+            one_at_a_time: Turn::default(),
             exchange: Arc::default(),
             changed: Notify::new(),
         }
@@ -171,9 +68,16 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     /// is no more than a crash.
     pub async fn run(&self) {
         loop {
-            let plan = self.go_on().await;
+            let plan = self.turn().await;
             self.wait(plan).await;
         }
+    }
+
+    /// Does now what there is to do, after what is being done already; not before the pause after a failure is over.
+    pub async fn go_on(&self) {
+        self.turn().await;
+        // Whoever waits has an old plan.
+        self.look_again();
     }
 
     /// Look again now: the certificate or its key may have been changed by somebody else.
@@ -201,17 +105,17 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
 
     /// How it goes.
     pub fn status(&self) -> Status {
-        self.state().status.clone()
+        self.pace().status.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no panic while held")
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().expect("no panic while held")
     }
 
     async fn wait(&self, plan: Plan) {
         let wall = async {
             match plan.wall {
-                Some(at) => self.clock.until(at.min(self.clock.now().saturating_add(HOUR))).await,
+                Some(at) => self.clock.until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -229,10 +133,10 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     }
 
     /// Does all that can be done now.
-    async fn go_on(&self) -> Plan {
-        let _turn = self.turn.lock().await;
+    async fn turn(&self) -> Plan {
+        let _turn = self.one_at_a_time.lock().await;
         match self.work().await {
-            Ok(()) => self.rest(),
+            Ok(()) => self.pace().rest(self.actor.policy(), self.now()),
             Err(error) => self.failed(&error),
         }
     }
@@ -240,16 +144,15 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     async fn work(&self) -> Result<(), Error<A::Error>> {
         for _ in 0..MOST_STEPS {
             let facts = self.look(true).await?;
-            if self.must_wait(&facts) {
+            if self.pace().must_wait(&facts, self.now()) {
                 return Ok(());
             }
             let now = self.clock.now();
             let is_due = facts.certificate.as_ref().is_some_and(|it| self.is_due(it, now));
-            let order = Order { is_due, rotate_key: self.policy.rotate_key, now };
+            let order = Order { is_due, rotate_key: self.actor.policy().rotate_key, now };
             match next(&facts, &order) {
                 Step::Rest => {
-                    let mut state = self.state();
-                    (state.status.failures, state.status.last_error) = (0, None);
+                    self.pace().at_rest();
                     return Ok(());
                 }
                 Step::Stuck(why) => return Err(Error::Stuck(why)),
@@ -261,22 +164,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
 
     fn is_due(&self, certificate: &Certificate, now: i64) -> bool {
         let of = certificate.validity();
-        now >= self.policy.begin_at(of, chance(certificate.digest().seed(), 0)) || of.is_over(now)
-    }
-
-    /// Whether it is too early for another attempt, for the certificate that the last one was about.
-    fn must_wait(&self, facts: &Facts) -> bool {
-        let seen = facts.certificate.as_ref().map(|it| (it.digest(), it.validity()));
-        let mut state = self.state();
-        if seen != state.seen {
-            state.not_before = None;
-            state.status.failures = 0;
-            state.seen = seen;
-        }
-        state.status.not_after = seen.map(|(_, validity)| validity.not_after);
-        state.status.stage = facts.pending.as_ref().map(|pending| pending.stage.name());
-        state.not_before = state.not_before.filter(|at| *at > Instant::now());
-        state.not_before.is_some()
+        now >= self.actor.policy().begin_at(of, chance(certificate.digest().seed(), 0)) || of.is_over(now)
     }
 
     /// What is there. The temporary key is looked for if it may matter.
@@ -310,7 +198,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             Step::Begin => {
                 let Some(old) = old else { return Ok(()) };
                 tracing::info!("the certificate {:?} is renewed", self.name);
-                let rotate_key = self.policy.rotate_key;
+                let rotate_key = self.actor.policy().rotate_key;
                 self.note(Pending { rotate_key, replaces: old.digest(), stage: Stage::Preparing }).await
             }
             Step::MakeKey => {
@@ -346,7 +234,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
 
     async fn request(&self, slot: Slot, old: &Certificate, facts: &Facts) -> Result<(), Error<A::Error>> {
         let Some(pending) = &facts.pending else { return Ok(()) };
-        self.state().status.attempts += 1;
+        self.pace().status.attempts += 1;
         let pem = self.actor.request(slot, old).await.map_err(failed("get a new certificate"))?;
         let new = Certificate::parse(pem)?;
         let key = match slot {
@@ -395,65 +283,31 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     fn finished(&self, facts: &Facts) {
         let Some(new) = &facts.certificate else { return };
         tracing::info!("the certificate {:?} was renewed: {}", self.name, new.describe());
-        // One that is due as soon as it is made must not be renewed without end.
-        let pause = self.pause_after(1, Some((new.digest(), new.validity())));
-        let mut state = self.state();
-        state.seen = Some((new.digest(), new.validity()));
-        state.not_before = Instant::now().checked_add(pause);
-        state.status.renewals += 1;
-        (state.status.failures, state.status.last_error) = (0, None);
-    }
-
-    fn pause_after(&self, failures: u32, seen: Option<(Digest, Validity)>) -> Duration {
-        match seen {
-            Some((digest, validity)) => {
-                let chance = chance(digest.seed(), failures);
-                self.policy.pause(validity, failures, self.clock.now(), chance)
-            }
-            None => (FIRST_PAUSE * (1 << failures.min(8))).min(Duration::from_secs(HOUR.unsigned_abs())),
-        }
-    }
-
-    /// Nothing more to do now.
-    fn rest(&self) -> Plan {
-        let now = self.clock.now();
-        let mut state = self.state();
-        let begin = state.seen.map(|(digest, of)| self.policy.begin_at(of, chance(digest.seed(), 0)));
-        let wait = state.not_before.map(|at| seconds_until(at).saturating_add(now));
-        state.status.next = begin.max(wait);
-        // If it has begun already, only the pause is waited for.
-        let wall = begin.filter(|at| *at > now).unwrap_or(now.saturating_add(HOUR));
-        Plan { wall: Some(wall), pause: state.not_before }
+        self.pace().renewed(facts, self.actor.policy(), self.now());
     }
 
     fn failed(&self, error: &Error<A::Error>) -> Plan {
-        let now = self.clock.now();
-        let seen = self.state().seen;
-        let failures = self.state().status.failures.saturating_add(1);
-        let pause = self.pause_after(failures, seen);
-        let text = chain(error);
-        let mut state = self.state();
-        if let Error::Stuck(_) | Error::BadCertificate(_) = error
-            && state.status.stage.is_none()
-        {
-            if state.status.last_error.as_ref() != Some(&text) {
+        let (policy, now, text) = (self.actor.policy(), self.now(), chain(error));
+        let mut pace = self.pace();
+        if pace.status.stage.is_none() && matches!(error, Error::Stuck(_) | Error::BadCertificate(_)) {
+            let is_absent = matches!(error, Error::Stuck(Stuck::NoCertificate));
+            let (plan, is_new) = pace.stuck(text.clone(), is_absent, now);
+            if is_new && !is_absent {
                 tracing::warn!("the certificate {:?} cannot be renewed: {text}", self.name);
             }
-            state.status.next = None;
-            state.status.last_error = Some(text);
-            let is_absent = matches!(error, Error::Stuck(Stuck::NoCertificate));
-            return Plan { wall: (!is_absent).then_some(now.saturating_add(HOUR)), pause: None };
+            return plan;
         }
+        let (plan, pause) = pace.failed(text.clone(), policy, now);
         tracing::warn!(
             "the certificate {:?} was not renewed, the next attempt is in {} s: {text}",
             self.name,
             pause.as_secs()
         );
-        state.not_before = Instant::now().checked_add(pause);
-        state.status.failures = failures;
-        state.status.last_error = Some(text);
-        state.status.next = state.not_before.map(|at| seconds_until(at).saturating_add(now));
-        Plan { wall: Some(now.saturating_add(HOUR)), pause: state.not_before }
+        plan
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.clock.now(), steady: Instant::now() }
     }
 }
 
@@ -467,15 +321,6 @@ fn failed<E: std::error::Error + 'static>(doing: &'static str) -> impl FnOnce(E)
     move |source| Error::Failed { doing, source }
 }
 
-fn seconds_until(at: Instant) -> i64 {
-    let left = at.saturating_duration_since(Instant::now());
-    i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
-}
-
-/// The longest time in seconds until the clock and the certificate are looked at again, when something is planned.
-const HOUR: i64 = 3600;
-/// The pause after a failure when not even the certificate is known; doubles.
-const FIRST_PAUSE: Duration = Duration::from_secs(15);
 /// More steps than any renewal takes with one that is given up before.
 const MOST_STEPS: usize = 30;
 

@@ -15,17 +15,22 @@
 //! place. Key and certificate are in different daemons, so that takes two steps, and [`Renewal::pair`] knows which pair is
 //! good between them. Knows no services: what is made, asked and exchanged is the [`Actor`]'s business.
 
+mod actor;
 mod certificate;
 mod clock;
 mod engine;
+mod error;
 mod journal;
+mod pace;
 mod policy;
 mod status;
 mod step;
 
+pub use actor::{Actor, Verdict};
 pub use certificate::{BadCertificate, Certificate, Digest, KeyKind, KeyPrint};
 pub use clock::{Clock, WallClock};
-pub use engine::{Actor, Error, Pair, Renewal, Verdict};
+pub use engine::{Pair, Renewal};
+pub use error::Error;
 pub use journal::{Journal, JournalError, Memory};
 pub use policy::{Policy, Span, Validity};
 pub use status::Status;

@@ -47,17 +47,6 @@ pub enum Stage {
     Accepted(Certificate),
 }
 
-impl Stage {
-    /// In one word.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Issued(_) => "issued",
-            Self::Accepted(_) => "accepted",
-        }
-    }
-}
-
 /// What is there.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {

@@ -1,0 +1,158 @@
+//! When to look again, and how it goes so far. Reads no clock; does nothing to certificates.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::certificate::Digest;
+use crate::policy::{Policy, Validity, chance};
+use crate::status::Status;
+use crate::step::{Facts, Stage};
+
+/// What is known between two looks.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    pub(crate) status: Status,
+    /// The certificate that was in place at the last look.
+    seen: Option<(Digest, Validity)>,
+    /// Nothing is tried before.
+    not_before: Option<Instant>,
+}
+
+/// When to look again, if nobody asks for it: at the earlier of both.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// On the wall clock, in seconds since 1970.
+    pub(crate) wall: Option<i64>,
+    /// However the clock is set.
+    pub(crate) pause: Option<Instant>,
+}
+
+/// The two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// In seconds since 1970.
+    pub(crate) wall: i64,
+    /// The one that is never set.
+    pub(crate) steady: Instant,
+}
+
+impl Pace {
+    /// Takes note of what is there. Whether it is too early for another attempt: one with the same certificate has failed.
+    pub(crate) fn must_wait(&mut self, facts: &Facts, now: Now) -> bool {
+        let seen = facts.certificate.as_ref().map(|it| (it.digest(), it.validity()));
+        if seen != self.seen {
+            self.not_before = None;
+            self.status.failures = 0;
+            self.seen = seen;
+        }
+        self.status.not_after = seen.map(|(_, validity)| validity.not_after);
+        self.status.stage = facts.pending.as_ref().map(|pending| pending.stage.name());
+        self.not_before = self.not_before.filter(|at| *at > now.steady);
+        self.not_before.is_some()
+    }
+
+    /// A renewal is done. One that is due as soon as it is made must not be renewed without end.
+    pub(crate) fn renewed(&mut self, facts: &Facts, policy: Policy, now: Now) {
+        self.seen = facts.certificate.as_ref().map(|it| (it.digest(), it.validity()));
+        self.not_before = now.steady.checked_add(self.pause(1, policy, now));
+        self.status.renewals += 1;
+        self.at_rest();
+    }
+
+    /// All is as it should be.
+    pub(crate) fn at_rest(&mut self) {
+        (self.status.failures, self.status.last_error) = (0, None);
+    }
+
+    /// When to go on after all that could be done.
+    pub(crate) fn rest(&mut self, policy: Policy, now: Now) -> Plan {
+        let begin = self.seen.map(|(digest, of)| policy.begin_at(of, chance(digest.seed(), 0)));
+        self.status.next = begin.max(self.wall(now));
+        // If it has begun already, only the pause is waited for.
+        let wall = begin.filter(|at| *at > now.wall).unwrap_or(i64::MAX).min(now.in_an_hour());
+        Plan { wall: Some(wall), pause: self.not_before }
+    }
+
+    /// When to go on after a failure, and the pause until then.
+    pub(crate) fn failed(&mut self, error: String, policy: Policy, now: Now) -> (Plan, Duration) {
+        let failures = self.status.failures.saturating_add(1);
+        let pause = self.pause(failures, policy, now);
+        self.not_before = now.steady.checked_add(pause);
+        self.status.failures = failures;
+        self.status.last_error = Some(error);
+        self.status.next = self.wall(now);
+        (Plan { wall: Some(now.in_an_hour()), pause: self.not_before }, pause)
+    }
+
+    /// When to go on where there is nothing to be done, and whether that is news. What is `absent` will be told of.
+    pub(crate) fn stuck(&mut self, error: String, is_absent: bool, now: Now) -> (Plan, bool) {
+        let is_new = self.status.last_error.as_ref() != Some(&error);
+        self.status.next = None;
+        self.status.last_error = Some(error);
+        (Plan { wall: (!is_absent).then_some(now.in_an_hour()), pause: None }, is_new)
+    }
+
+    fn pause(&self, failures: u32, policy: Policy, now: Now) -> Duration {
+        match self.seen {
+            Some((digest, of)) => policy.pause(of, failures, now.wall, chance(digest.seed(), failures)),
+            None => (FIRST_PAUSE * (1 << failures.min(8))).min(HOUR),
+        }
+    }
+
+    /// The end of the pause on the wall clock.
+    fn wall(&self, now: Now) -> Option<i64> {
+        let left = self.not_before?.saturating_duration_since(now.steady);
+        let left = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        Some(now.wall.saturating_add(left))
+    }
+}
+
+impl Now {
+    fn in_an_hour(self) -> i64 {
+        self.wall.saturating_add_unsigned(HOUR.as_secs())
+    }
+}
+
+impl Stage {
+    /// In one word.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Issued(_) => "issued",
+            Self::Accepted(_) => "accepted",
+        }
+    }
+}
+
+/// The longest time until the clock and the certificate are looked at again, when something is planned.
+const HOUR: Duration = Duration::from_secs(3600);
+/// The pause after a failure when not even the certificate is known; doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Span;
+
+    #[test]
+    fn what_is_not_even_known_is_asked_for_less_and_less_often() {
+        let policy = Policy { threshold: Span::Percent(80), retry: Span::Percent(4), rotate_key: true };
+        let now = Now { wall: 1000, steady: Instant::now() };
+        let mut pace = Pace::default();
+        let mut pause = || pace.failed("away".to_owned(), policy, now).1.as_secs();
+        let pauses: Vec<_> = (0..9).map(|_| pause()).collect();
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        assert_eq!((pace.status.failures, pace.status.next), (9, Some(4600)));
+    }
+
+    #[test]
+    fn what_is_absent_wakes_nobody() {
+        let now = Now { wall: 1000, steady: Instant::now() };
+        let mut pace = Pace::default();
+        let (plan, is_new) = pace.stuck("none".to_owned(), true, now);
+        assert!(plan.wall.is_none() && plan.pause.is_none() && is_new);
+        let (plan, is_new) = pace.stuck("none".to_owned(), false, now);
+        assert!(plan.wall == Some(4600) && !is_new);
+    }
+}
