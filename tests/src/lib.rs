@@ -20,6 +20,7 @@ pub mod harness;
 pub mod http;
 pub mod keys;
 pub mod openssl;
+pub mod p11_kit;
 mod process;
 pub mod softhsm;
 pub mod subject;

@@ -59,6 +59,14 @@ impl SoftHsm {
         "/usr/lib/softhsm/libsofthsm2.so"
     }
 
+    /// Settings that put OpenSC's spy before the library; it writes all calls to the file `PKCS11SPY_OUTPUT`.
+    pub fn spy_settings() -> String {
+        let places = fs::read_dir("/usr/lib").expect("there are libraries").filter_map(Result::ok);
+        let mut places = places.map(|entry| entry.path().join("pkcs11/pkcs11-spy.so"));
+        let spy = places.find(|path| path.exists()).expect("opensc is installed, see `make setup`");
+        format!("[aziot_keys]\npkcs11_lib_path = '{}'\n", spy.display())
+    }
+
     /// Where the tokens are.
     pub fn tokens(&self) -> PathBuf {
         self.directory.path().join("tokens")

@@ -5,4 +5,5 @@
 
 mod checklist;
 mod golden;
+mod hardship;
 mod journeys;
