@@ -154,3 +154,42 @@ fn engine_08_a_bad_handle_is_explained() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("keyd refuses"), "{text}");
 }
+
+/// Upstream's own test of its engine, with keys in files: an authority, a server and a client, each with a key in keyd.
+#[test]
+fn engine_27_an_authority_a_server_and_a_client() {
+    for algorithm in ["ec-p256", "rsa-2048", "rsa-4096"] {
+        let Some(world) = world() else { return };
+        let [authority, server, client] = ["ca", "server", "client"]
+            .map(|id| world.keyd.client().create_pair(&format!("27-{id}"), algorithm));
+        let keys = fs::read_dir(world.keyd.home().join("keys")).unwrap().count();
+        assert_eq!(keys, 3 + KINDS.len() + 1, "the pairs, and the key that makes handles");
+        let root = "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=root -days 365 \
+                    -addext basicConstraints=critical,CA:TRUE -out root.crt";
+        openssl(&world, root, &authority);
+        for (name, key, usage) in [("server", &server, "serverAuth"), ("client", &client, "clientAuth")] {
+            let extensions = format!("subjectAltName = IP:127.0.0.1\nextendedKeyUsage = {usage}\n");
+            world.write("extensions", extensions);
+            let request =
+                format!("req -new -engine aziot_keys -keyform engine -key {{}} -subj /CN={name} -out csr");
+            openssl(&world, &request, key);
+            let issue = format!(
+                "x509 -req -in csr -CA root.crt -engine aziot_keys -CAkeyform engine -CAkey {{}} -CAcreateserial \
+                 -extfile extensions -days 30 -sha256 -out {name}.crt"
+            );
+            openssl(&world, &issue, &authority);
+            openssl(&world, &format!("verify -CAfile root.crt {name}.crt"), "");
+        }
+        let port = free_port();
+        let serve = format!(
+            "s_server -accept 127.0.0.1:{port} -www -quiet -Verify 1 -verify_return_error -CAfile root.crt \
+             -engine aziot_keys -keyform engine -key {{}} -cert server.crt"
+        );
+        let _server = Running::server(&mut with_engine(&world, world.openssl_command(&serve, &server)), port);
+        let mut curl = with_engine(&world, world.command("curl"));
+        curl.args(["--silent", "--show-error", "--cacert", "root.crt", "--cert", "client.crt"]);
+        curl.args(["--engine", "aziot_keys", "--key-type", "ENG", "--key", &client]);
+        let page = succeed(curl.arg(format!("https://127.0.0.1:{port}/")));
+        assert!(page.contains("s_server"), "{page}");
+    }
+}
