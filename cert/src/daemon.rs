@@ -26,7 +26,10 @@ impl Daemon for Certd {
     }
 
     /// What can be wrong beyond what the schema says shows when it is used, and is warned about before.
-    fn check(_: &Config) -> Result<(), Error> {
+    fn check(config: &Config) -> Result<(), Error> {
+        for doubt in config.principal.iter().flat_map(|principal| principal.who.doubts()) {
+            tracing::warn!("{doubt}");
+        }
         Ok(())
     }
 

@@ -87,7 +87,7 @@ impl Certd {
     /// The proof that `peer` may change the certificate `id`.
     fn allow(&self, peer: Peer, id: String) -> Result<Allowed<String>, Error> {
         let forbidden = Error::Forbidden { uid: peer.uid, id: id.clone() };
-        self.current().acl.allow(peer.uid, id).ok_or(forbidden)
+        self.current().acl.allow(peer, id).ok_or(forbidden)
     }
 
     /// The text of the certificate `id`.
@@ -143,7 +143,8 @@ impl Certd {
 impl Current {
     /// `config`, but what needs a restart as it was in `started_with`.
     fn new(config: &Config, started_with: &Config) -> Self {
-        let principals = config.principal.iter().map(|principal| (principal.uid, principal.certs.clone()));
+        let principals =
+            config.principal.iter().map(|principal| (principal.who.clone(), principal.certs.clone()));
         Self {
             acl: principals.collect(),
             store: Store::new(&started_with.homedir_path, config.preloaded_certs.clone()),

@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_group_is_its_processes_and_its_members() {
-        let group = Who::of(None, Some("root")).unwrap();
+        let group = Who::of(None, Some("root".to_owned())).unwrap();
         let acl = Acl::from_iter([(group, vec!["a".to_owned()])]);
         assert!(acl.allow((1000, 0), "a").is_some());
         assert!(acl.allow((1000, 0), "b").is_none());

@@ -10,9 +10,11 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-/// The users and the group that an entry is about, as numbers.
+/// The users and the group that an entry is about: as written, and as numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
+    user: Option<User>,
+    group: Option<String>,
     uids: Vec<u32>,
     gid: Option<u32>,
     doubts: Vec<String>,
@@ -39,18 +41,25 @@ impl Who {
     /// # Errors
     ///
     /// Neither is given.
-    pub fn of(user: Option<User>, group: Option<&str>) -> Result<Self, Nobody> {
+    pub fn of(user: Option<User>, group: Option<String>) -> Result<Self, Nobody> {
+        if user.is_none() && group.is_none() {
+            return Err(Nobody);
+        }
         let mut who = Self::default();
         match &user {
             Some(User::Uid(uid)) => who.uids.push(*uid),
             Some(User::Name(name)) => who.add_user(name),
-            None if group.is_none() => return Err(Nobody),
             None => {}
         }
-        if let Some(name) = group {
+        if let Some(name) = &group {
             who.add_group(name);
         }
-        Ok(who)
+        Ok(Self { user, group, ..who })
+    }
+
+    /// What it was made of.
+    pub fn written(self) -> (Option<User>, Option<String>) {
+        (self.user, self.group)
     }
 
     /// Whether a process with these ids is meant.
@@ -63,17 +72,12 @@ impl Who {
         self.uids.contains(&uid)
     }
 
-    /// The only user that is meant, if there is just one.
-    pub fn only_user(&self) -> Option<u32> {
-        match (self.uids.as_slice(), self.gid) {
-            ([uid], None) => Some(*uid),
+    /// The only uid that is meant, where one is written.
+    pub fn uid(&self) -> Option<u32> {
+        match (&self.user, &self.group) {
+            (Some(User::Uid(uid)), None) => Some(*uid),
             _ => None,
         }
-    }
-
-    /// The users that are meant by uid, by name or as members.
-    pub fn users(&self) -> &[u32] {
-        &self.uids
     }
 
     /// What may not be meant as it is written. One clause each.
@@ -118,7 +122,7 @@ impl Who {
 
 impl From<u32> for Who {
     fn from(uid: u32) -> Self {
-        Self { uids: vec![uid], ..Self::default() }
+        Self { user: Some(User::Uid(uid)), uids: vec![uid], ..Self::default() }
     }
 }
 
@@ -192,24 +196,29 @@ mod tests {
     #[test]
     fn names_are_looked_up() {
         let root = Who::of(Some(User::Name("root".into())), None).unwrap();
-        assert_eq!((root.only_user(), root.doubts().len()), (Some(0), 0));
-        let group = Who::of(None, Some("root")).unwrap();
+        assert!(root.includes(0, None) && !root.includes(1, Some(0)) && root.doubts().is_empty());
+        assert_eq!((root.uid(), Who::from(0).uid()), (None, Some(0)));
+        let group = Who::of(None, Some("root".into())).unwrap();
         assert!(
             group.includes(4711, Some(0)) && !group.includes(4711, Some(1)) && !group.includes(4711, None)
         );
-        assert_eq!(group.only_user(), None);
-        let both = Who::of(Some(User::Uid(7)), Some("root")).unwrap();
+        assert_eq!(group.uid(), None);
+        let both = Who::of(Some(User::Uid(7)), Some("root".into())).unwrap();
         assert!(both.includes(7, Some(9)) && both.includes(8, Some(0)) && !both.includes(8, Some(9)));
     }
 
     #[test]
     fn an_unknown_name_is_nobody_and_a_doubt() {
-        for who in
-            [Who::of(Some(User::Name("no such user".into())), None), Who::of(None, Some("no such group"))]
-        {
+        for who in [
+            Who::of(Some(User::Name("no such user".into())), None),
+            Who::of(None, Some("no such group".into())),
+        ] {
             let who = who.unwrap();
             assert!(!who.includes(0, Some(0)) && who.doubts()[0].contains("no such"), "{who:?}");
         }
         assert_eq!(Who::of(None, None), Err(Nobody));
+        let number = Who::of(Some(User::Uid(7)), None).unwrap();
+        assert_eq!(number, Who::from(7));
+        assert_eq!(number.written(), (Some(User::Uid(7)), None));
     }
 }

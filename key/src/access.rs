@@ -30,7 +30,7 @@ impl Access {
 
     /// The proof that `peer` may use the key `id`. What else is wrong with the id only those learn who may use it.
     pub(crate) fn by_id(&self, peer: Peer, id: &str) -> Result<Permit, Error> {
-        match self.rules().acl.allow(peer.uid, id) {
+        match self.rules().acl.allow(peer, id) {
             Some(allowed) => Permit::from_acl(allowed),
             None => Err(Error::Forbidden { uid: peer.uid, id: id.to_owned() }),
         }
@@ -39,7 +39,7 @@ impl Access {
     /// Whether `peer` may use the key it has a handle of: always, unless `require_principal_for_handles` is set.
     pub(crate) fn by_handle(&self, peer: Peer, permit: &Permit) -> Result<(), Error> {
         let rules = self.rules();
-        match rules.for_handles && rules.acl.allow(peer.uid, permit.id().as_str()).is_none() {
+        match rules.for_handles && rules.acl.allow(peer, permit.id().as_str()).is_none() {
             true => Err(Error::Forbidden { uid: peer.uid, id: permit.id().as_str().to_owned() }),
             false => Ok(()),
         }
@@ -54,7 +54,7 @@ impl Rules {
     fn of(config: &Config) -> Self {
         let principals = config.principal.iter();
         Self {
-            acl: principals.map(|principal| (principal.uid, principal.keys.clone())).collect(),
+            acl: principals.map(|principal| (principal.who.clone(), principal.keys.clone())).collect(),
             for_handles: config.require_principal_for_handles,
         }
     }

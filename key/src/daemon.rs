@@ -24,7 +24,10 @@ impl Daemon for Keyd {
         }
     }
 
-    fn check(_config: &Config) -> Result<(), Error> {
+    fn check(config: &Config) -> Result<(), Error> {
+        for doubt in config.principal.iter().flat_map(|principal| principal.who.doubts()) {
+            tracing::warn!("{doubt}");
+        }
         Ok(())
     }
 

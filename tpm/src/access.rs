@@ -1,39 +1,40 @@
 //! Who may use the TPM: everybody who can open the socket, unless principals are configured. Knows no requests.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
+use config_common::Who;
 use http_common::Peer;
 use tpm_api::Config;
 
 use crate::Error;
 
 /// The principals in force.
-pub(crate) struct Access(RwLock<Arc<BTreeSet<u32>>>);
+pub(crate) struct Access(RwLock<Arc<[Who]>>);
 
 impl Access {
     /// The principals of `config`.
     pub(crate) fn new(config: &Config) -> Self {
-        Self(RwLock::new(uids(config)))
+        Self(RwLock::new(principals(config)))
     }
 
     /// From now on the principals of `config`.
     pub(crate) fn replace(&self, config: &Config) {
-        *self.0.write().expect("no panic while held") = uids(config);
+        *self.0.write().expect("no panic while held") = principals(config);
     }
 
     /// Refuses whoever may not use the TPM.
     pub(crate) fn check(&self, peer: Peer) -> Result<(), Error> {
-        let uids = Arc::clone(&self.0.read().expect("no panic while held"));
-        match uids.is_empty() || peer.uid == ROOT || uids.contains(&peer.uid) {
+        let principals = Arc::clone(&self.0.read().expect("no panic while held"));
+        let is_meant = |who: &Who| who.includes(peer.uid, Some(peer.gid));
+        match principals.is_empty() || peer.uid == ROOT || principals.iter().any(is_meant) {
             true => Ok(()),
             false => Err(Error::Forbidden { uid: peer.uid }),
         }
     }
 }
 
-fn uids(config: &Config) -> Arc<BTreeSet<u32>> {
-    Arc::new(config.principal.iter().map(|principal| principal.uid).collect())
+fn principals(config: &Config) -> Arc<[Who]> {
+    config.principal.iter().map(|principal| principal.who.clone()).collect()
 }
 
 const ROOT: u32 = 0;
@@ -50,5 +51,9 @@ mod tests {
         assert!(may(&access, 7) && may(&access, 0));
         access.replace(&config("[[principal]]\nuid = 7\n[[principal]]\nuid = 8"));
         assert!(may(&access, 7) && may(&access, 8) && may(&access, 0) && !may(&access, 9));
+        access.replace(&config("[[principal]]\nuser = 'nobody known'"));
+        assert!(may(&access, 0) && !may(&access, 7), "a principal that nobody is keeps the others out");
+        access.replace(&config("[[principal]]\ngroup = 'root'"));
+        assert!(access.check(Peer { uid: 7, gid: 0, pid: None }).is_ok() && !may(&access, 7));
     }
 }

@@ -24,7 +24,10 @@ impl Daemon for Tpmd {
         }
     }
 
-    fn check(_: &Config) -> Result<(), Error> {
+    fn check(config: &Config) -> Result<(), Error> {
+        for doubt in config.principal.iter().flat_map(|principal| principal.who.doubts()) {
+            tracing::warn!("{doubt}");
+        }
         // All that can be wrong with it is wrong when it is read.
         Ok(())
     }

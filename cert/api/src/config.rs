@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use config_common::Endpoints;
+use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -282,11 +282,43 @@ pub enum Preloaded {
 
 /// A `[[principal]]`: a user, and the ids that the user may issue, import and delete. Entries of one user add up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPrincipal", into = "WrittenPrincipal")]
+#[schemars(with = "WrittenPrincipal")]
 pub struct Principal {
-    /// Effective user id of the connecting process.
-    pub uid: u32,
+    /// Who it is.
+    pub who: Who,
     /// Patterns of certificate ids: `*` is any text, `?` one character, the rest stands for itself.
     pub certs: Vec<String>,
+}
+
+/// A `[[principal]]` as it is written: `uid`, `group` or both.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrittenPrincipal {
+    /// The effective user of the connecting process: a number, or a name.
+    #[serde(alias = "user", skip_serializing_if = "Option::is_none")]
+    uid: Option<User>,
+    /// The name of a group: processes that run with it, and its members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    /// Patterns of certificate ids: `*` is any text, `?` one character, the rest stands for itself.
+    certs: Vec<String>,
+}
+
+impl TryFrom<WrittenPrincipal> for Principal {
+    type Error = Nobody;
+
+    fn try_from(written: WrittenPrincipal) -> Result<Self, Nobody> {
+        let WrittenPrincipal { uid, group, certs } = written;
+        Ok(Self { who: Who::of(uid, group)?, certs })
+    }
+}
+
+impl From<Principal> for WrittenPrincipal {
+    fn from(principal: Principal) -> Self {
+        let Principal { who, certs } = principal;
+        let (uid, group) = who.written();
+        Self { uid, group, certs }
+    }
 }
 
 impl<'de> Deserialize<'de> for Issuance {

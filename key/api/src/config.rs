@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use config_common::Endpoints;
+use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -68,11 +68,43 @@ pub struct AziotKeys {
 
 /// A `[[principal]]`: a user, and the ids that the user may create, load and move. Entries of one user add up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPrincipal", into = "WrittenPrincipal")]
+#[schemars(with = "WrittenPrincipal")]
 pub struct Principal {
-    /// Effective user id of the connecting process.
-    pub uid: u32,
+    /// Who it is.
+    pub who: Who,
     /// Patterns of key ids: `*` is any text, `?` one character, the rest stands for itself.
     pub keys: Vec<String>,
+}
+
+/// A `[[principal]]` as it is written: `uid`, `group` or both.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrittenPrincipal {
+    /// The effective user of the connecting process: a number, or a name.
+    #[serde(alias = "user", skip_serializing_if = "Option::is_none")]
+    uid: Option<User>,
+    /// The name of a group: processes that run with it, and its members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    /// Patterns of key ids: `*` is any text, `?` one character, the rest stands for itself.
+    keys: Vec<String>,
+}
+
+impl TryFrom<WrittenPrincipal> for Principal {
+    type Error = Nobody;
+
+    fn try_from(written: WrittenPrincipal) -> Result<Self, Nobody> {
+        let WrittenPrincipal { uid, group, keys } = written;
+        Ok(Self { who: Who::of(uid, group)?, keys })
+    }
+}
+
+impl From<Principal> for WrittenPrincipal {
+    fn from(principal: Principal) -> Self {
+        let Principal { who, keys } = principal;
+        let (uid, group) = who.written();
+        Self { uid, group, keys }
+    }
 }
 
 /// Where a preloaded key is. It need not exist yet.
@@ -195,13 +227,17 @@ mod tests {
             [[principal]]
             uid = 1200
             keys = ["camera-?", "video/*"]
+            [[principal]]
+            user = "root"
+            group = "root"
+            keys = []
             "#,
         )
         .unwrap();
         assert_eq!(config.max_requests, 25);
         assert_eq!(
             config.principal[1],
-            Principal { uid: 1200, keys: vec!["camera-?".into(), "video/*".into()] }
+            Principal { who: 1200.into(), keys: vec!["camera-?".into(), "video/*".into()] }
         );
         let bootstrap = PreloadedUri::File("/var/secrets/aziot/keyd/boot strap.pem".into());
         assert_eq!(config.preloaded_keys["est-bootstrap-id"], bootstrap);

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use config_common::{Endpoints, Secret};
+use config_common::{Endpoints, Nobody, Secret, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -62,9 +62,39 @@ pub struct HierarchyAuthorization {
 
 /// A `[[principal]]`: a user who may call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPrincipal", into = "WrittenPrincipal")]
+#[schemars(with = "WrittenPrincipal")]
 pub struct Principal {
-    /// Effective user id of the connecting process.
-    pub uid: u32,
+    /// Who it is.
+    pub who: Who,
+}
+
+/// A `[[principal]]` as it is written: `uid`, `group` or both.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrittenPrincipal {
+    /// The effective user of the connecting process: a number, or a name.
+    #[serde(alias = "user", skip_serializing_if = "Option::is_none")]
+    uid: Option<User>,
+    /// The name of a group: processes that run with it, and its members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+}
+
+impl TryFrom<WrittenPrincipal> for Principal {
+    type Error = Nobody;
+
+    fn try_from(written: WrittenPrincipal) -> Result<Self, Nobody> {
+        let WrittenPrincipal { uid, group } = written;
+        Ok(Self { who: Who::of(uid, group)? })
+    }
+}
+
+impl From<Principal> for WrittenPrincipal {
+    fn from(principal: Principal) -> Self {
+        let Principal { who } = principal;
+        let (uid, group) = who.written();
+        Self { uid, group }
+    }
 }
 
 /// How the TPM is reached. Has no zero byte.
@@ -261,7 +291,7 @@ mod tests {
     fn the_example_of_the_specification() {
         let config = parse(
             "tcti = 'device:/dev/tpmrm0'\nauth_key_index = 0x000200\nmax_requests = 4\n\
-             [hierarchy_authorization]\nendorsement = 'endorse-me'\nowner = 'own-me'\n[[principal]]\nuid = 7",
+             [hierarchy_authorization]\nendorsement = 'endorse-me'\nowner = 'own-me'\n[[principal]]\nuid = 7\n[[principal]]\ngroup = 'root'",
         )
         .unwrap();
         assert_eq!(config.tcti.as_bytes(), b"device:/dev/tpmrm0");
@@ -304,6 +334,7 @@ mod tests {
             "[hierarchy_authorization]\nendorsement = [0]",
             "[hierarchy_authorization]\nendorsement = 5",
             "[[principal]]\nuid = -1",
+            "[[principal]]",
             "max_requests = -1",
             &too_long,
         ] {

@@ -93,7 +93,8 @@ fn certs_66_68_what_is_refused() {
         ),
         ("[preloaded_certs]\na = '/etc/a.pem'", "expected a URL"),
         ("[preloaded_certs]\na = 5", "expected a URL"),
-        ("[[principal]]\nuid = 'root'\ncerts = []", "invalid type"),
+        ("[[principal]]\nuid = true\ncerts = []", "number, 0 to 4294967295, or name"),
+        ("[[principal]]\ncerts = []", "missing field `uid`"),
     ] {
         let error = read(text).unwrap_err();
         assert!(error.contains(reason), "{text}: {error}");
