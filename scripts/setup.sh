@@ -30,13 +30,14 @@ tpm2-tools         command -v tpm2_readpublic
 softhsm2           command -v softhsm2-util
 opensc             command -v pkcs11-tool
 p11-kit            command -v p11-kit
-libtpm2-pkcs11-1   compgen -G '/usr/lib/*/pkcs11/libtpm2_pkcs11.so'
+libtpm2-pkcs11-1   compgen -G "/usr/lib/*/pkcs11/libtpm2_pkcs11.so"
 libtpm2-pkcs11-tools command -v tpm2_ptool
 tpm2-abrmd         command -v tpm2-abrmd
-libtss2-tcti-tabrmd0 compgen -G '/usr/lib/*/libtss2-tcti-tabrmd.so.0'
+libtss2-tcti-tabrmd0 compgen -G "/usr/lib/*/libtss2-tcti-tabrmd.so.0"
 dbus-daemon        command -v dbus-daemon
 util-linux         command -v setpriv && command -v unshare && command -v prlimit
 systemd            command -v systemd-socket-activate
+python3            command -v python3
 strace             command -v strace
 faketime           command -v faketime
 valgrind           command -v valgrind
