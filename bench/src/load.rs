@@ -68,6 +68,12 @@ impl Samples {
         Ok(())
     }
 
+    /// Adds what was measured elsewhere in a run of `time`.
+    pub(crate) fn add(&mut self, nanos: &[u64], time: Duration) {
+        self.busy += time;
+        self.nanos.extend(nanos);
+    }
+
     /// Runs for a moment without noting anything.
     pub(crate) fn warm_up(&self, target: &Target<'_>, style: Style, connections: usize) -> Result<()> {
         Self::default().run(target, style, connections, WARM_UP)

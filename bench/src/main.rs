@@ -6,8 +6,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cloud_sim::{Options, Sim};
 use serde_json::json;
-use suite_tests::harness::{Daemon, IDENTITYD, KEYD, Setup};
+use suite_tests::harness::{CERTD, Daemon, IDENTITYD, KEYD, Setup};
+use suite_tests::http::{unbase64, wait_for};
 use suite_tests::keys::{Keys, ecdsa_request, hmac_request, seal_request};
 
 mod floor;
@@ -15,6 +17,7 @@ mod idle;
 mod load;
 mod process;
 mod report;
+mod token;
 
 use floor::Floor;
 use load::{Samples, Style, Target};
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         ["floor", name, socket] => {
             Floor::of_name(name).and_then(|floor| floor::serve(floor, Path::new(socket)))
         }
+        ["in-process", key, milliseconds] => token::in_process(key, milliseconds),
         [] => run(&Plan::full(), ""),
         ["--quick"] => run(&Plan::quick(), ""),
         ["--quick", only] => run(&Plan::quick(), only),
@@ -82,10 +86,10 @@ struct Case {
 
 fn run(plan: &Plan, only: &str) -> Result<()> {
     let keyd = Setup::new(&KEYD).config("max_requests = 64\n").start();
-    let keys = keyd.client();
-    keys.import_key("device-id", "sign", &[7; 32]);
+    let certd = start_certd(&keyd);
     let mut cases = cases_of_keyd(&keyd);
-    let identityd = IDENTITY.contains(only).then(|| start_identityd(&keyd));
+    let cloud = Sim::start(Options::default())?;
+    let identityd = IDENTITY.contains(only).then(|| start_identityd(&keyd, &cloud)).transpose()?;
     cases.extend(identityd.as_ref().map(case_of_identityd));
     let directory = tempfile::tempdir()?;
     let floors: Vec<FloorServer> = Floor::ALL
@@ -103,18 +107,48 @@ fn run(plan: &Plan, only: &str) -> Result<()> {
         }
     }
     drop(floors);
+    token::compare(plan, only, &mut report)?;
     let (Some(identityd), true) = (&identityd, only.is_empty()) else { return Ok(()) };
-    report.costs = idle::costs(&[("aziot-keyd", &keyd), ("aziot-identityd", identityd)], plan.idle)?;
+    let daemons = [("aziot-keyd", &keyd), ("aziot-certd", &certd), ("aziot-identityd", identityd)];
+    report.costs = idle::costs(&daemons, plan.idle)?;
     report.neighbours = neighbours(plan, &keyd)?;
     report.print();
     report.write(Path::new("bench-results/bench.json"))
 }
 
-fn start_identityd(keyd: &Daemon) -> Daemon {
-    let config = "hostname = 'bench'\nmax_requests = 64\n[provisioning]\nsource = 'manual'\n\
-                  iothub_hostname = 'localhost:1'\ndevice_id = 'bench'\n\
-                  [provisioning.authentication]\nmethod = 'sas'\ndevice_id_pk = 'device-id'\n";
-    Setup::new(&IDENTITYD).config(config).reach(&KEYD, keyd.setup().socket_path()).start()
+/// identityd, provisioned by DPS, with a module.
+fn start_identityd(keyd: &Daemon, cloud: &Sim) -> Result<Daemon> {
+    let ready = cloud.ready();
+    let attestation = json!({ "attestation": { "type": "symmetricKey" } });
+    let (status, enrolled) = cloud.admin("PUT", "/enrollments/bench", &attestation);
+    let key = enrolled["attestation"]["symmetricKey"]["primaryKey"].as_str();
+    let key = unbase64(key.with_context(|| format!("the simulator answered {status}: {enrolled}"))?);
+    keyd.client().import_key("device-id", "sign", &key);
+    let config = format!(
+        "hostname = 'bench'\nmax_requests = 64\n[provisioning]\nsource = 'dps'\nglobal_endpoint = '{}'\n\
+         scope_id = '{}'\n[provisioning.attestation]\nmethod = 'symmetric_key'\nregistration_id = 'bench'\n\
+         symmetric_key = 'device-id'\n[[principal]]\nuid = 64000\nname = 'bench-module'\nidtype = ['module']\n",
+        ready.dps, ready.scope
+    );
+    let identityd = Setup::new(&IDENTITYD)
+        .config(&config)
+        .reach(&KEYD, keyd.setup().socket_path())
+        .env("SSL_CERT_FILE", ready.ca.as_os_str())
+        .start();
+    // Held until the device is provisioned.
+    identityd.client().get("/identities/identity").expect(200);
+    wait_for("the module", Duration::from_secs(30), || {
+        (identityd.client().get("/identities/modules/bench-module?type=aziot").status == 200).then_some(())
+    });
+    Ok(identityd)
+}
+
+/// certd with an authority of its own.
+fn start_certd(keyd: &Daemon) -> Daemon {
+    let config = "[cert_issuance.certs.bench]\nmethod = 'self_signed'\n";
+    let certd = Setup::new(&CERTD).config(config).reach(&KEYD, keyd.setup().socket_path()).start();
+    certd.client().get("/certificates/none").expect(404);
+    certd
 }
 
 fn cases_of_keyd(keyd: &Daemon) -> Vec<Case> {

@@ -12,6 +12,7 @@ use crate::load::Summary;
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     points: Vec<Measured>,
+    tokens: Vec<OnToken>,
     /// What the daemons cost when idle.
     pub(crate) costs: Vec<Cost>,
     /// What one heavy caller does to the others.
@@ -37,7 +38,26 @@ pub(crate) struct Measured {
     pub(crate) of_echo: Summary,
 }
 
+/// An operation with a key on a token, beside the same in process.
+#[derive(Debug, Serialize)]
+struct OnToken {
+    operation: &'static str,
+    of_ours: Summary,
+    in_process: Summary,
+}
+
 impl Report {
+    /// Adds and prints what was measured with a key on a token.
+    pub(crate) fn add_token(&mut self, operation: &'static str, of_ours: Summary, in_process: Summary) {
+        println!(
+            "{operation:<25} {:>8.1} us p50 | in process {:>8.1} us p50 | p50 x {:>5.2}",
+            of_ours.p50,
+            in_process.p50,
+            of_ours.p50 / in_process.p50
+        );
+        self.tokens.push(OnToken { operation, of_ours, in_process });
+    }
+
     /// Adds a point and prints it, so that a long run shows that it lives.
     pub(crate) fn add(&mut self, point: Measured) {
         if self.points.is_empty() {
