@@ -32,6 +32,11 @@ const OPERATIONS: [Operation; 2] = [
     Operation { name: "token: RSA-2048 PKCS #1", key: "rsa", algorithms: "rsa-2048" },
 ];
 
+/// Whether `only` is a part of these names alone.
+pub(crate) fn is_meant(only: &str) -> bool {
+    only.starts_with("token")
+}
+
 /// Measures keyd and the floor in turns, and adds them to `report`, as far as their names have the part `only`.
 pub(crate) fn compare(plan: &Plan, only: &str, report: &mut Report) -> Result<()> {
     let wanted: Vec<_> = OPERATIONS.iter().filter(|operation| operation.name.contains(only)).collect();
