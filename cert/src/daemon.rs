@@ -36,7 +36,10 @@ impl Daemon for Certd {
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Engine::new(config.endpoints.of(Service::Keyd).path());
         let engine = engine.map_err(|error| Error::NoKeyEngine(error.into()))?;
-        blocking(move || Arc::new(Self::new(config, Arc::new(engine)))).await.ok_or(Error::Worker)
+        let certd =
+            blocking(move || Arc::new(Self::new(config, Arc::new(engine)))).await.ok_or(Error::Worker)?;
+        certd.keep_identities();
+        Ok(certd)
     }
 
     fn router() -> Router<Self> {
@@ -49,6 +52,7 @@ impl Daemon for Certd {
         // A panic in it is no reason to keep the old configuration.
         let _ = blocking(move || read.warn()).await;
         *self.current.write().expect("no panic while held") = new;
+        self.keep_identities();
         for setting in needs_restart(&self.started_with, &config) {
             tracing::warn!("{setting} has changed; the change takes effect at the next start");
         }

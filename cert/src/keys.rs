@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http_common::{Client, ClientError, StatusCode};
-use key_api::{CreateKeyPair, KeyHandle, LoadKeyPair};
+use key_api::{CreateKeyPair, DeleteKeyPair, KeyHandle, LoadKeyPair, MoveKeyPair};
 use openssl::pkey::{PKey, Private, Public};
 
 /// Gives OpenSSL keys for keyd's handles; what is done with a private key happens in keyd. Everything may wait for keyd.
@@ -84,6 +84,25 @@ impl Keys {
         self.keyd.call(&request).await.map(|reply| reply.key_handle).map_err(sorted(id))
     }
 
+    /// Gives the key pair `from` the id `to`, in place of the key pair that has it.
+    pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<(), KeyError> {
+        let request = MoveKeyPair { key_id: to.to_owned(), from: from.to_owned() };
+        self.keyd.call(&request).await.map_err(sorted(from))
+    }
+
+    /// Deletes the key pair `id`. That there is none is success.
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), KeyError> {
+        match self.load(id).await {
+            Err(KeyError::Missing(_)) => Ok(()),
+            handle => self.keyd.call(&DeleteKeyPair { key_handle: handle? }).await.map_err(sorted(id)),
+        }
+    }
+
+    /// The public key behind `handle`. Waits for keyd, so this is for threads that may.
+    pub(crate) fn open_public(&self, handle: &KeyHandle) -> Result<PKey<Public>, KeyError> {
+        self.private.public_key(handle).map_err(KeyError::NotOpened)
+    }
+
     /// The private key behind `handle`. Waits for keyd, so this is for threads that may.
     pub(crate) fn open(&self, handle: &KeyHandle) -> Result<PKey<Private>, KeyError> {
         self.private.private_key(handle).map_err(KeyError::NotOpened)
@@ -91,8 +110,7 @@ impl Keys {
 
     /// The same with the public key.
     pub(crate) fn open_pair(&self, handle: &KeyHandle) -> Result<KeyPair, KeyError> {
-        let public = self.private.public_key(handle).map_err(KeyError::NotOpened)?;
-        Ok(KeyPair { private: self.open(handle)?, public })
+        Ok(KeyPair { public: self.open_public(handle)?, private: self.open(handle)? })
     }
 }
 

@@ -6,6 +6,8 @@
 //!                  └──► join: the same asked twice          │ turns: who began last wins
 //!                         └──► issue: self-signed · local authority · issuer of the request · EST ──► est: RFC 7030
 //!                                  └──► keys: keyd's handles, private keys behind OpenSSL
+//!
+//!   by itself: renewals ──► cert_renewal: EST identities stay valid; renew: how one is issued anew
 //! ```
 //!
 //! Nothing waits for the network but who asked for it: a certificate is read from its file whatever else goes on.
@@ -21,6 +23,7 @@ mod join;
 mod keys;
 mod pem;
 pub mod renew;
+mod renewals;
 mod store;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
@@ -39,6 +42,7 @@ use issue::{Csr, IssuerKey, Issuing};
 use join::Joined;
 use keys::Keys;
 use pem::BadPem;
+use renewals::Renewals;
 use store::Store;
 use turns::Turns;
 
@@ -46,6 +50,7 @@ pub use error::Error;
 pub use est::EstError;
 pub use issue::{BadCsr, BadSubject, NotIssued, NotSigned};
 pub use keys::{BoxedError, KeyError, KeyPair, PrivateKeys};
+pub use renewals::NotRenewed;
 pub use store::StoreError;
 
 /// The state of certd.
@@ -53,6 +58,7 @@ pub struct Certd {
     current: RwLock<Arc<Current>>,
     issuing: Issuing,
     turns: Arc<Turns>,
+    renewals: Arc<Renewals>,
     under_way: Joined<CreateCertificate, Result<String, Arc<Error>>>,
     /// What the daemon was started with, to tell at a reload what needs a restart.
     started_with: Config,
@@ -70,14 +76,15 @@ impl Certd {
     pub fn new(config: Config, private: Arc<dyn PrivateKeys>) -> Self {
         let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
         let turns = Arc::new(Turns::default());
-        let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns));
+        let renewals = Arc::new(Renewals::new(config.homedir_path.join("renewal")));
+        let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns), Arc::clone(&renewals));
         let current = Current::new(&config, &config);
         if let Err(error) = current.store.clean() {
             tracing::warn!("{}", http_common::chain(&error));
         }
         current.warn();
         let current = RwLock::new(Arc::new(current));
-        Self { current, issuing, turns, under_way: Joined::default(), started_with: config }
+        Self { current, issuing, turns, renewals, under_way: Joined::default(), started_with: config }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -101,18 +108,24 @@ impl Certd {
     /// Keeps `pem`, if it is certificates.
     async fn import(&self, id: Allowed<String>, pem: String) -> Result<String, Error> {
         let (current, turn) = (self.current(), self.turns.begin(id.as_str()));
+        let name = id.as_str().to_owned();
         let kept = blocking(move || {
             pem::check_public(&pem).map_err(Error::BadPem)?;
             turn.take(|| current.store.write(&id, &pem))?;
             Ok(pem)
         });
-        kept.await.ok_or(Error::Worker)?
+        let kept = kept.await.ok_or(Error::Worker)?;
+        self.renewals.changed(&name);
+        kept
     }
 
     async fn delete(&self, id: Allowed<String>) -> Result<(), Error> {
         let (current, turn) = (self.current(), self.turns.begin(id.as_str()));
+        let name = id.as_str().to_owned();
         let deleted = blocking(move || turn.take(|| current.store.delete(&id)));
-        Ok(deleted.await.ok_or(Error::Worker)??)
+        let deleted = deleted.await.ok_or(Error::Worker)?;
+        self.renewals.changed(&name);
+        Ok(deleted?)
     }
 
     /// Issues and keeps a certificate. Who asks for what another one has just asked for gets the same.
@@ -131,12 +144,14 @@ impl Certd {
         };
         current.store.check_writable(&id)?;
         let issued = self.issuing.issue(&current, &cert_id, Arc::new(csr), issuer).await;
-        let pem = issued.map_err(|source| Error::NotIssued { id: cert_id, source })?;
+        let pem = issued.map_err(|source| Error::NotIssued { id: cert_id.clone(), source })?;
         let kept = blocking(move || {
             turn.take(|| current.store.write(&id, &pem))?;
             Ok(pem)
         });
-        kept.await.ok_or(Error::Worker)?
+        let kept = kept.await.ok_or(Error::Worker)?;
+        self.renewals.changed(&cert_id);
+        kept
     }
 }
 

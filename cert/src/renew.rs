@@ -44,7 +44,8 @@ pub fn identities(issuance: &Issuance) -> Vec<Renewable> {
 
 impl Certd {
     /// Has the identity `of` issued anew for `key`, with the subject of the `old` chain: the new chain, the leaf first,
-    /// which is not kept anywhere. The old one authenticates while it is valid, later the bootstrap identity.
+    /// which is not kept anywhere. The old one authenticates while it is valid and accepted, later the bootstrap
+    /// identity.
     ///
     /// # Errors
     ///
@@ -57,16 +58,23 @@ impl Certd {
         let subject = leaf.subject_name().to_owned()?;
         let csr = blocking(move || Csr::for_client(&subject, &key));
         let csr = csr.await.ok_or(NotIssued::Worker)??;
-        if is_expired(leaf) {
+        let bootstrap = || async {
             let (_, bootstrap) = target.authentication.identity().ok_or(NotIssued::NoAuthentication)?;
-            let why = || format!("it has expired ({})", leaf.not_after());
-            let bootstrap =
-                bootstrap.ok_or_else(|| NotIssued::NoIdentity { cert: of.cert.clone(), why: why() })?;
+            let Some(bootstrap) = bootstrap else { return Ok(None) };
             let client = est.usable_identity(&current, bootstrap).await?;
-            return Ok(est.enroll(&way, Some(client), Operation::SimpleEnroll, &csr).await?);
+            Ok::<_, NotIssued>(Some(est.enroll(&way, Some(client), Operation::SimpleEnroll, &csr).await?))
+        };
+        if is_expired(leaf) {
+            let why = format!("it has expired ({})", leaf.not_after());
+            let absent = NotIssued::NoIdentity { cert: of.cert.clone(), why };
+            return bootstrap().await?.ok_or(absent);
         }
         let client = ClientIdentity { chain: old.to_vec(), key: est.key(&of.pk).await?.private };
         match est.enroll(&way, Some(client.clone()), Operation::SimpleReenroll, &csr).await {
+            // With a password in play, it may be that which is wrong.
+            Err(error) if error.is_unauthorized() && target.authentication.basic().is_none() => {
+                bootstrap().await?.ok_or(error.into())
+            }
             // Upstream always asks like this, so there are servers that know nothing else.
             Err(EstError::Refused { status, .. }) if status.is_client_error() => {
                 Ok(est.enroll(&way, Some(client), Operation::SimpleEnroll, &csr).await?)

@@ -39,6 +39,13 @@ pub struct Pair {
     pub certificate: Certificate,
     /// Where its key is.
     pub slot: Slot,
+    /// What keeps them so.
+    pub hold: Hold,
+}
+
+/// While it lives, no certificate and no key is exchanged by renewal.
+#[derive(Debug)]
+pub struct Hold {
     _exchange: OwnedRwLockReadGuard<()>,
 }
 
@@ -91,16 +98,21 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     ///
     /// There is no certificate with its key, or certd or keyd cannot be asked.
     pub async fn pair(&self) -> Result<Pair, Error<A::Error>> {
-        let _exchange = Arc::clone(&self.exchange).read_owned().await;
+        let hold = self.hold().await;
         let facts = self.look(false).await?;
         match good_pair(&facts) {
-            Some((certificate, slot)) => Ok(Pair { certificate: certificate.clone(), slot, _exchange }),
+            Some((certificate, slot)) => Ok(Pair { certificate: certificate.clone(), slot, hold }),
             None => Err(Error::Stuck(match (&facts.certificate, facts.current) {
                 (None, _) => Stuck::NoCertificate,
                 (_, None) => Stuck::NoKey,
                 _ => Stuck::OtherKey,
             })),
         }
+    }
+
+    /// For who changes the certificate or its key in another way.
+    pub async fn hold(&self) -> Hold {
+        Hold { _exchange: Arc::clone(&self.exchange).read_owned().await }
     }
 
     /// How it goes.

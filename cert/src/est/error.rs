@@ -85,6 +85,11 @@ impl EstError {
         }
     }
 
+    /// Whether the server answers to nobody with this TLS client certificate.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::FORBIDDEN, .. }) || self.is_unauthorized()
+    }
+
     /// For an answer with a status that is none of success.
     pub(super) fn refused(url: &Url, answer: &Response<Bytes>) -> Self {
         let status = answer.status();

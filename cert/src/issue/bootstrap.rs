@@ -37,6 +37,7 @@ impl Est {
         let csr = csr.await.ok_or(NotIssued::Worker)??;
         let chain = self.enroll(way, Some(client), Operation::SimpleEnroll, &csr).await?;
         self.keep(current, identity.cert, chain::to_pem(&chain)?).await?;
+        self.renewals.changed(identity.cert);
         tracing::info!("got the EST identity {:?}, valid until {}", identity.cert, chain[0].not_after());
         Ok(ClientIdentity { chain, key: key.private })
     }
@@ -57,7 +58,7 @@ impl Est {
     }
 
     /// Keeps the identity `id`.
-    async fn keep(&self, current: &Arc<Current>, id: &str, pem: String) -> Result<(), NotIssued> {
+    pub(crate) async fn keep(&self, current: &Arc<Current>, id: &str, pem: String) -> Result<(), NotIssued> {
         let (turn, current, id) = (self.turns.begin(id), Arc::clone(current), own(id));
         let kept = blocking(move || turn.take(|| current.store.write(&id, &pem)));
         Ok(kept.await.ok_or(NotIssued::Worker)??)

@@ -12,13 +12,15 @@ use openssl::x509::{X509, X509Name, X509Req, X509ReqRef};
 use url::Url;
 
 use super::csr::Csr;
+use super::identity::{NoIdentity, Usable};
 use super::name::SubjectOverride;
 use super::target::Target;
 use super::{NotIssued, now};
 use crate::est::thread::Threads;
 use crate::est::{EstError, Operation, Server, chain};
 use crate::join::Joined;
-use crate::keys::{KeyError, KeyPair, Keys};
+use crate::keys::{KeyPair, Keys};
+use crate::renewals::Renewals;
 use crate::turns::Turns;
 use crate::{Current, blocking, pem};
 
@@ -26,6 +28,7 @@ use crate::{Current, blocking, pem};
 pub(crate) struct Est {
     pub(super) keys: Keys,
     pub(super) turns: Arc<Turns>,
+    pub(super) renewals: Arc<Renewals>,
     threads: Threads,
     /// First identities that are being got, by the ids of certificate and key.
     bootstraps: Joined<(String, String), Result<ClientIdentity, Arc<NotIssued>>>,
@@ -41,17 +44,9 @@ pub(crate) struct Way {
     pub(super) deadline: Instant,
 }
 
-/// Why an identity cannot be used.
-enum NoIdentity {
-    /// Another one is needed.
-    Unusable(String),
-    /// That cannot be said now.
-    Failed(NotIssued),
-}
-
 impl Est {
-    pub(crate) fn new(keys: Keys, turns: Arc<Turns>) -> Self {
-        Self { keys, turns, threads: Threads::default(), bootstraps: Joined::default() }
+    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>) -> Self {
+        Self { keys, turns, renewals, threads: Threads::default(), bootstraps: Joined::default() }
     }
 
     /// The chain for `csr` under the id `id`, in PEM.
@@ -73,8 +68,9 @@ impl Est {
             }
             None => Ok(csr.subject().to_owned()?),
         };
-        let first = match self.identity(current, identity).await {
-            Ok(client) => enroll(Some(client)).await,
+        let first = match self.identity(current, identity, way.deadline).await {
+            // It stays what it is until the answer is there.
+            Ok(Usable { client, _kept }) => enroll(Some(client)).await,
             Err(NoIdentity::Failed(error)) => return Err(error),
             Err(NoIdentity::Unusable(why)) => {
                 let Some(bootstrap) = bootstrap else {
@@ -138,7 +134,7 @@ impl Est {
     }
 
     /// Has a conversation with the server, as `client`.
-    pub(super) async fn talk<T, F>(
+    pub(crate) async fn talk<T, F>(
         &self,
         way: &Way,
         client: Option<ClientIdentity>,
@@ -157,43 +153,9 @@ impl Est {
         self.threads.run(deadline, conversation).await
     }
 
-    /// An identity with its key, if it can be used: it exists, is valid, and the key is its key.
-    async fn identity(
-        &self,
-        current: &Arc<Current>,
-        identity: EstIdentity<'_>,
-    ) -> Result<ClientIdentity, NoIdentity> {
-        let chain = match current.certificates(identity.cert).await {
-            Err(NotIssued::Missing(_)) => return Err(NoIdentity::Unusable("there is none".to_owned())),
-            Err(NotIssued::Unusable { source, .. }) => return Err(NoIdentity::Unusable(source.to_string())),
-            chain => chain.map_err(NoIdentity::Failed)?,
-        };
-        if is_expired(&chain[0]) {
-            return Err(NoIdentity::Unusable(format!("it has expired ({})", chain[0].not_after())));
-        }
-        let key = match self.key(identity.pk).await {
-            Err(NotIssued::Key(error @ KeyError::Missing(_))) => {
-                return Err(NoIdentity::Unusable(error.to_string()));
-            }
-            key => key.map_err(NoIdentity::Failed)?,
-        };
-        match chain[0].public_key().map(|public| public.public_eq(&key.public)) {
-            Ok(true) => Ok(ClientIdentity { chain, key: key.private }),
-            Ok(false) => Err(NoIdentity::Unusable(format!("the key {:?} is not its key", identity.pk))),
-            Err(error) => Err(NoIdentity::Failed(error.into())),
-        }
-    }
-
-    /// The same, where another one is no way out.
-    pub(crate) async fn usable_identity(
-        &self,
-        current: &Arc<Current>,
-        identity: EstIdentity<'_>,
-    ) -> Result<ClientIdentity, NotIssued> {
-        self.identity(current, identity).await.map_err(|error| match error {
-            NoIdentity::Failed(error) => error,
-            NoIdentity::Unusable(why) => NotIssued::UnusableIdentity { cert: identity.cert.to_owned(), why },
-        })
+    /// The keys in keyd.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// The key pair `id`, which must exist.
@@ -214,8 +176,14 @@ impl Est {
         subject: X509Name,
     ) -> Result<ClientIdentity, NotIssued> {
         let ids = (identity.cert.to_owned(), identity.pk.to_owned());
-        let work =
-            async { self.bootstrap(current, way, identity, bootstrap, &subject).await.map_err(Arc::new) };
+        let work = async {
+            let renewal = self.renewals.of(identity);
+            let _hold = match &renewal {
+                Some(renewal) => Some(renewal.hold().await),
+                None => None,
+            };
+            self.bootstrap(current, way, identity, bootstrap, &subject).await.map_err(Arc::new)
+        };
         let client = self.bootstraps.run(ids, work).await;
         client.map_err(|source| NotIssued::NotBootstrapped { cert: identity.cert.to_owned(), source })
     }

@@ -4,6 +4,7 @@
 mod bootstrap;
 mod csr;
 mod enroll;
+mod identity;
 mod name;
 mod sign;
 mod target;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::est::EstError;
 use crate::keys::{KeyError, Keys};
 use crate::pem::{self, BadPem};
+use crate::renewals::{NotRenewed, Renewals};
 use crate::store::StoreError;
 use crate::turns::Turns;
 use crate::{Current, blocking};
@@ -114,6 +116,9 @@ pub enum NotIssued {
         /// Why.
         source: Arc<NotIssued>,
     },
+    /// Nothing can be said about an identity that is kept valid.
+    #[error("its EST identity cannot be looked at")]
+    Renewing(#[source] Box<cert_renewal::Error<NotRenewed>>),
     /// The EST server did not issue.
     #[error("the EST server did not issue it")]
     Est(#[from] EstError),
@@ -126,8 +131,8 @@ pub enum NotIssued {
 }
 
 impl Issuing {
-    pub(crate) fn new(keys: Keys, turns: Arc<Turns>) -> Self {
-        Self { est: Est::new(keys.clone(), turns), keys, signing: Semaphore::new(SIGNING) }
+    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>) -> Self {
+        Self { est: Est::new(keys.clone(), turns, renewals), keys, signing: Semaphore::new(SIGNING) }
     }
 
     /// The chain for `csr` under the id `id`, in PEM.
