@@ -94,7 +94,7 @@ macro_rules! endpoints {
     (
         $(#[doc = $about:literal])+
         $service:ident $name:literal [$($version:literal),+ $(,)?];
-        $( $method:ident $path:literal $range:ident $version_of:literal $($request:ident)::+ -> $status:ident $reply:ty; )+
+        $( $method:ident $path:literal $range:ident $version_of:literal $request:ident $(:: $member:ident)* -> $status:ident $reply:ty; )+
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Clone, Copy)]
@@ -106,12 +106,15 @@ macro_rules! endpoints {
             const VERSIONS: &'static [$crate::ApiVersion] = &[$($crate::ApiVersion::new($version)),+];
 
             fn operations() -> Vec<$crate::Operation> {
-                vec![$($crate::Operation::of::<$($request)::+>(stringify!($($request)::+), stringify!($method))),+]
+                vec![$($crate::Operation::of::<$request $(:: $member)*>(
+                    concat!(stringify!($request) $(, "::", stringify!($member))*),
+                    stringify!($method),
+                )),+]
             }
         }
 
         $(
-            impl $crate::Endpoint for $($request)::+ {
+            impl $crate::Endpoint for $request $(:: $member)* {
                 type Service = $service;
                 type Reply = $reply;
                 const METHOD: $crate::Method = $crate::Method::$method;
@@ -124,10 +127,10 @@ macro_rules! endpoints {
         /// All endpoints of the service, bound to the handlers of `S`.
         pub fn router<S>() -> $crate::Router<S>
         where
-            $( S: $crate::Serve<$($request)::+>, )+
+            $( S: $crate::Serve<$request $(:: $member)*>, )+
         {
             let mut router = $crate::Router::new::<$service>();
-            $( router.add::<$($request)::+>(); )+
+            $( router.add::<$request $(:: $member)*>(); )+
             router
         }
     };

@@ -65,7 +65,7 @@ impl Serve<CreateModule> for Identityd {
             return local::of_other(&settings.config, &settings.principals, &id, options);
         }
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-        let (module, key_handle) = device.modules.create(&id, &self.master).await?;
+        let (module, key_handle) = device.modules.create(&id, None, &self.master).await?;
         Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
     }
 }

@@ -17,6 +17,7 @@ mod authz;
 mod backup;
 mod credentials;
 mod device;
+mod draft;
 mod error;
 mod handlers;
 mod local;
@@ -89,7 +90,7 @@ impl Daemon for Identityd {
             max_requests: config.max_requests,
             endpoint: config.endpoints.of(Service::Identityd),
             log_level: config.log_level.clone(),
-            assumed_version: None,
+            assumed_version: config.draft_api.then_some(identity_api::draft::VERSION),
         }
     }
 
@@ -277,6 +278,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         cloud_timeout,
         cloud_retries,
         log_level: _,
+        draft_api,
         provisioning: _,
         principal: _,
         localid: _,
@@ -287,6 +289,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("max_requests", old.max_requests != *max_requests),
         ("cloud_timeout_sec", old.cloud_timeout != *cloud_timeout),
         ("cloud_retries", old.cloud_retries != *cloud_retries),
+        ("draft_api", old.draft_api != *draft_api),
         ("endpoints", old.endpoints != *endpoints),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()

@@ -124,15 +124,18 @@ impl Modules {
         }
     }
 
-    /// A new module with keys of ours. If it cannot be given them it is removed again.
+    /// A new module with keys of ours, and a manager if one is named. If it cannot be given them it is removed again.
     pub(crate) async fn create(
         &self,
         id: &ModuleId,
+        managed_by: Option<String>,
         master: &MasterKey,
     ) -> Result<(ModuleRecord, KeyHandle), Error> {
         master.ensure().await.map_err(Error::ModuleKey)?;
         let deadline = Instant::now() + CHANGE_LIMIT;
         let created = self.make(id, deadline).await?;
+        let managed_by = managed_by.or_else(|| created.managed_by.clone());
+        let created = Module { managed_by, ..created };
         match self.give_keys(&created, master, deadline).await {
             Ok(module) => Ok(module),
             Err(error) => {

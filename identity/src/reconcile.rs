@@ -140,7 +140,7 @@ async fn perform(step: Step, modules: &Modules, master: &MasterKey) -> Result<&'
         }
         Step::Create(id) => {
             let id = ModuleId::parse(&id)?;
-            match modules.create(&id, master).await {
+            match modules.create(&id, None, master).await {
                 Ok(_) => Ok("is created"),
                 // Somebody was faster.
                 Err(Error::ModuleExists { .. }) => {

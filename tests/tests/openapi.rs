@@ -55,8 +55,12 @@ fn are_current<T: Service>() {
 /// The table of a service in Markdown.
 fn rows<T: Service>() -> String {
     let versions: Vec<_> = T::VERSIONS.iter().map(|version| format!("`{version}`")).collect();
+    let given_up: String = given_up::<T>()
+        .iter()
+        .map(|version| format!(" [That of {version}]({}-{version}.json).", T::NAME))
+        .collect();
     let mut text = format!(
-        "\n## {}\n\n{}\nAccepted versions: {}. [OpenAPI document]({0}.json).\n\n\
+        "\n## {}\n\n{}\nAccepted versions: {}. [OpenAPI document]({0}.json).{given_up}\n\n\
          | method | path | versions | request | success |\n|---|---|---|---|---|\n",
         T::NAME,
         T::ABOUT.trim(),

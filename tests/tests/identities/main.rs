@@ -11,6 +11,7 @@ mod clients;
 mod cloud;
 mod configuration;
 mod device;
+mod draft;
 mod hardship;
 mod modules;
 mod provisioning;

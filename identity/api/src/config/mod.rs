@@ -48,6 +48,9 @@ pub struct Config {
     /// What is logged, in the syntax of the environment variable `AZIOT_LOG`, which wins; `info` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
+    /// Whether a request without api-version is one of the draft API; otherwise it is refused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub draft_api: bool,
     /// How the device gets its identity.
     pub provisioning: Provisioning,
     /// Who has identities of its own, and who manages those of others.
@@ -65,9 +68,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// What belongs into `prev_state`: everything but sockets and log level, which upstream's lacks.
+    /// What belongs into `prev_state`: everything but what upstream's lacks.
     pub fn for_record(&self) -> Self {
-        Self { endpoints: Endpoints::default(), log_level: None, ..self.clone() }
+        Self { endpoints: Endpoints::default(), log_level: None, draft_api: false, ..self.clone() }
     }
 }
 
