@@ -79,6 +79,7 @@ fn certificates_requests_and_tls_with_every_kind_of_key() {
         assert!(certificate.verify(&key).unwrap());
         assert!(certificate.public_key().unwrap().public_eq(&key));
         let mut request = X509ReqBuilder::new().unwrap();
+        request.set_version(0).unwrap();
         request.set_pubkey(&key).unwrap();
         request.sign(&key, MessageDigest::sha384()).unwrap();
         assert!(request.build().verify(&key).unwrap());
