@@ -1,11 +1,13 @@
 //! The way out against real TLS servers and proxies on loopback.
 
+mod cloud;
+
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use openssl::ssl::{SslAcceptorBuilder, SslVerifyMode, SslVersion};
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
@@ -14,8 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::test_server::{HANG, Issued, Seen, TestServer, answer};
 use super::*;
-use crate::retry::{FailureKind, RetryPolicy};
-use crate::sas::{Scope, ServerClock, SharedKey};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -377,99 +377,6 @@ async fn plain_http_goes_to_the_proxy_as_a_whole_url() {
     let head = proxy.heads()[0].to_ascii_lowercase();
     assert!(head.starts_with("get http://dps.example/scope http/1.1\r\n"), "{head}");
     assert!(head.contains("proxy-authorization: basic dxnlcjpwdw==\r\n"), "{head}");
-}
-
-fn cloud(authority: X509, clock: &Arc<ServerClock>) -> Cloud {
-    let options =
-        CloudOptions { retry: RetryPolicy::cloud(1), attempt: SOON, token_life: Duration::from_secs(3600) };
-    Cloud::new(Https::new(trusting(authority)), clock.clone(), options)
-}
-
-async fn call(cloud: &Cloud, server: &TestServer) -> Result<Reply, CloudFailure> {
-    let scope = Scope::hub("hub", "device");
-    let uri = format!("https://localhost:{}/", server.port).parse().unwrap();
-    let body = Some(Bytes::from_static(b"{}"));
-    let call =
-        Call { method: Method::PUT, uri, if_match: None, body, scope: &scope, accept: &[StatusCode::OK] };
-    cloud
-        .call(&call, &Credentials::Sas(SharedKey::new([7; 32])), Instant::now() + Duration::from_secs(20))
-        .await
-}
-
-/// The expiry of the token in a request.
-fn expiry(seen: &Seen) -> u64 {
-    seen.header("authorization").unwrap().rsplit_once("se=").unwrap().1.parse().unwrap()
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
-}
-
-#[tokio::test]
-async fn a_throttled_call_is_made_again_when_asked_with_a_fresh_token() {
-    let asked = Mutex::new(0);
-    let (server, authority) = TestServer::localhost(move |_| {
-        let mut asked = asked.lock().unwrap();
-        *asked += 1;
-        if *asked == 1 { answer(429, "retry-after: 2\r\n", "") } else { answer(200, "", "{}") }
-    });
-    let started = Instant::now();
-    call(&cloud(authority, &Arc::default()), &server).await.unwrap();
-    let waited = started.elapsed();
-    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_secs(6), "{waited:?}");
-    let requests = server.requests();
-    assert_eq!(requests.len(), 2);
-    assert!(expiry(&requests[1]) > expiry(&requests[0]));
-    assert_eq!(requests[0].header("content-type"), Some("application/json"));
-    assert_eq!((requests[0].body.as_str(), server.connections()), ("{}", 1));
-}
-
-#[tokio::test]
-async fn a_pause_beyond_the_deadline_fails_at_once() {
-    let (server, authority) = TestServer::localhost(|_| answer(429, "retry-after: 60\r\n", ""));
-    let started = Instant::now();
-    let failure = call(&cloud(authority, &Arc::default()), &server).await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Throttled { retry_after: Some(Duration::from_secs(60)) });
-    assert!(started.elapsed() < Duration::from_secs(5));
-}
-
-#[tokio::test]
-async fn a_wrong_clock_is_corrected_by_the_refusal() {
-    let (server, authority) = TestServer::localhost(|seen| {
-        let later = SystemTime::now() + Duration::from_secs(100_000);
-        let date = format!("date: {}\r\n", httpdate::fmt_http_date(later));
-        answer(if expiry(seen) > unix_now() + 100_000 { 200 } else { 401 }, &date, "{}")
-    });
-    let clock = Arc::default();
-    let cloud = cloud(authority, &clock);
-    call(&cloud, &server).await.unwrap();
-    assert_eq!(server.requests().len(), 2);
-    assert!(clock.offset().abs_diff(100_000) <= 2);
-    call(&cloud, &server).await.unwrap();
-    assert_eq!(server.requests().len(), 3, "what was learned is kept");
-}
-
-#[tokio::test]
-async fn a_refused_token_is_not_repeated_without_reason() {
-    let (server, authority) = TestServer::localhost(|_| {
-        answer(401, &format!("date: {}\r\n", httpdate::fmt_http_date(SystemTime::now())), "")
-    });
-    let failure = call(&cloud(authority, &Arc::default()), &server).await.unwrap_err();
-    assert_eq!((failure.kind, server.requests().len()), (FailureKind::Unauthorized, 1));
-}
-
-#[tokio::test]
-async fn an_unreachable_server_is_tried_as_often_as_configured() {
-    let authority = Issued::authority("Test Authority").cert;
-    let (server, _) = TestServer::localhost(|_| String::new());
-    let untrusted = call(&cloud(authority.clone(), &Arc::default()), &server).await.unwrap_err();
-    assert_eq!(untrusted.kind, FailureKind::Untrusted);
-
-    let (server, authority) = TestServer::localhost(|_| String::new());
-    let started = Instant::now();
-    let failure = call(&cloud(authority, &Arc::default()), &server).await.unwrap_err();
-    assert_eq!((failure.kind, server.requests().len()), (FailureKind::Network, 2));
-    assert!(started.elapsed() >= Duration::from_secs(3));
 }
 
 #[tokio::test]
