@@ -1,25 +1,49 @@
-//! How the device proves who it is: obtain its credentials, sign with them, lend them to callers (spec identity-service,
-//! chapter 12 and 10.3 f.). Does not know what is signed.
-//!
-//! Certificates and TPMs are a further variant of [`DeviceCredentials`] each, once certd and tpmd can be asked.
+//! How the device proves who it is: its credentials, to sign with and to lend to callers (spec identity-service, chapter 12
+//! and 10.3 f.). Does not know what is signed, nor who asks.
 
 use std::sync::{Arc, Mutex};
 
-use config_common::Base64;
+use config_common::{Base64, Service};
 use http_common::https::Credentials;
 use http_common::sas::{SignError, Signer};
 use http_common::{Client, ClientError, StatusCode};
 use identity_api::Auth;
-use identity_api::config::{Attestation, ManualCredentials, Source};
+use identity_api::config::{Attestation, Config, Manual, ManualCredentials, Source, Subject};
 use key_api::{KeyHandle, LoadKey, Sign, SignMechanism};
 
 use crate::Error;
+use crate::tpm::Tpmd;
+use crate::workshop::{Certified, Workshop};
+use crate::x509::DeviceCertificate;
 
-/// The credentials of the device.
+/// The credentials of the device. Clones share what they know.
 #[derive(Debug, Clone)]
 pub(crate) enum DeviceCredentials {
     /// A symmetric key in keyd.
     SymmetricKey(DeviceKey),
+    /// A key pair in keyd with a certificate of certd.
+    Certificate(Arc<DeviceCertificate>),
+    /// A key in the TPM, which tpmd uses.
+    Tpm(Tpmd),
+}
+
+/// The services on this device that have what credentials are made of.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) keyd: Client,
+    pub(crate) workshop: Workshop,
+    tpmd: Tpmd,
+    /// What was obtained last, with all that is known of it.
+    kept: Mutex<Option<DeviceCredentials>>,
+}
+
+/// Who signs tokens.
+#[derive(Debug, Clone)]
+pub(crate) enum TokenSigner {
+    /// keyd.
+    Key(DeviceKey),
+    /// tpmd.
+    Tpm(Tpmd),
 }
 
 /// A symmetric key that stays in keyd. Clones share what they know of it.
@@ -31,49 +55,120 @@ pub(crate) struct DeviceKey {
     handle: Arc<Mutex<Option<KeyHandle>>>,
 }
 
-impl DeviceCredentials {
+impl Services {
+    /// The services that `config` names. Asks none of them.
+    pub(crate) fn new(config: &Config) -> Self {
+        let socket = |service| config.endpoints.of(service);
+        let keyd = Client::new(socket(Service::Keyd).path());
+        let workshop = Workshop::new(keyd.clone(), socket(Service::Certd).path());
+        let tpmd = Tpmd::new(Client::new(socket(Service::Tpmd).path()));
+        Self { keyd, workshop, tpmd, kept: Mutex::default() }
+    }
+
     /// The credentials that `source` names; `None` if it names none. Asks nobody yet.
-    pub(crate) fn obtain(source: &Source, keyd: &Client) -> Result<Option<Self>, Error> {
-        let symmetric = |id: &str| Ok(Some(Self::SymmetricKey(DeviceKey::new(keyd.clone(), id))));
-        let unsupported = |what, needs| Err(Error::Unsupported { what, needs });
-        match source {
-            Source::None => Ok(None),
+    pub(crate) fn credentials(&self, source: &Source) -> Option<DeviceCredentials> {
+        let new = self.named_by(source)?;
+        let mut kept = self.kept.lock().expect("no panic while held");
+        match kept.as_ref().filter(|kept| kept.is_same(&new)) {
+            Some(kept) => Some(kept.clone()),
+            None => Some(kept.insert(new).clone()),
+        }
+    }
+
+    fn named_by(&self, source: &Source) -> Option<DeviceCredentials> {
+        let symmetric = |id: &str| DeviceCredentials::SymmetricKey(DeviceKey::new(self.keyd.clone(), id));
+        let certificate = |what| {
+            DeviceCredentials::Certificate(Arc::new(DeviceCertificate::new(self.workshop.clone(), what)))
+        };
+        Some(match source {
+            Source::None => return None,
             Source::Manual(manual) => match &manual.authentication {
                 ManualCredentials::Sas { device_id_pk } => symmetric(device_id_pk),
-                ManualCredentials::X509 { .. } => {
-                    unsupported("a device identity with a certificate", "certd")
+                ManualCredentials::X509 { identity_cert, identity_pk, csr_subject, key_algorithm } => {
+                    certificate(Certified {
+                        cert_id: identity_cert.clone(),
+                        key_id: identity_pk.clone(),
+                        subject: Some(subject_of_device(manual, csr_subject.as_ref())),
+                        algorithm: key_algorithm.unwrap_or_default(),
+                    })
                 }
             },
             Source::Dps(dps) => match &dps.attestation {
                 Attestation::SymmetricKey { symmetric_key, .. } => symmetric(symmetric_key),
-                Attestation::X509 { .. } => unsupported("a device identity with a certificate", "certd"),
-                Attestation::Tpm { .. } => unsupported("a device identity in the TPM", "tpmd"),
+                Attestation::X509 {
+                    registration_id,
+                    identity_cert,
+                    identity_pk,
+                    identity_auto_renew: _,
+                    key_algorithm,
+                } => certificate(Certified {
+                    cert_id: identity_cert.clone(),
+                    key_id: identity_pk.clone(),
+                    subject: registration_id.clone(),
+                    algorithm: key_algorithm.unwrap_or_default(),
+                }),
+                Attestation::Tpm { .. } => DeviceCredentials::Tpm(self.tpmd.clone()),
             },
-        }
+        })
     }
+}
 
+impl DeviceCredentials {
     /// What calls to the cloud prove themselves with.
-    pub(crate) fn for_cloud(&self) -> Credentials<DeviceKey> {
+    pub(crate) fn for_cloud(&self) -> Credentials<TokenSigner> {
         match self {
-            Self::SymmetricKey(key) => Credentials::Sas(key.clone()),
+            Self::SymmetricKey(key) => Credentials::Sas(TokenSigner::Key(key.clone())),
+            Self::Certificate(_) => Credentials::Certificate,
+            Self::Tpm(tpm) => Credentials::Sas(TokenSigner::Tpm(tpm.clone())),
         }
     }
 
     /// What a caller proves itself with, by a handle that is fresh each time.
     pub(crate) async fn auth(&self) -> Result<Auth, Error> {
+        let missing = |id: &str, source| Error::DeviceKey { id: id.to_owned(), source };
         match self {
             Self::SymmetricKey(key) => {
-                let id = || key.id.as_ref().to_owned();
-                let key_handle = key.load().await.map_err(|source| Error::DeviceKey { id: id(), source })?;
+                let key_handle = key.load().await.map_err(|source| missing(&key.id, source))?;
                 Ok(Auth::Sas { key_handle })
             }
+            Self::Certificate(certificate) => {
+                let Certified { cert_id, key_id, .. } = certificate.what();
+                certificate.first_look().await;
+                let loaded = certificate.workshop().handle(key_id).await;
+                let key_handle = loaded.map_err(|source| missing(key_id, source))?;
+                Ok(Auth::X509 { key_handle, cert_id: cert_id.clone() })
+            }
+            Self::Tpm(_) => Ok(Auth::Tpm),
         }
     }
 
-    /// Whether both are the same key, so that one can stand for the other.
+    /// See to it that the cloud can be asked, as far as that is decided on this device.
+    pub(crate) async fn look_again(&self) -> Result<(), Error> {
+        match self {
+            Self::Certificate(certificate) => certificate.look_again().await.map(drop),
+            Self::SymmetricKey(_) | Self::Tpm(_) => Ok(()),
+        }
+    }
+
+    /// Whether both are the same, so that one can stand for the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let (Self::SymmetricKey(one), Self::SymmetricKey(other)) = (self, other);
-        one.id == other.id
+        match (self, other) {
+            (Self::SymmetricKey(one), Self::SymmetricKey(other)) => one.id == other.id,
+            (Self::Certificate(one), Self::Certificate(other)) => one.what() == other.what(),
+            (Self::Tpm(_), Self::Tpm(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The device's name, whatever common name is configured, and the other attributes.
+fn subject_of_device(manual: &Manual, configured: Option<&Subject>) -> Subject {
+    let common_name = manual.device_id.clone();
+    match configured {
+        Some(Subject::Attributes { others, .. }) => {
+            Subject::Attributes { common_name, others: others.clone() }
+        }
+        Some(Subject::CommonName(_)) | None => Subject::CommonName(common_name),
     }
 }
 
@@ -107,6 +202,15 @@ impl DeviceKey {
             }
         }
         self.sign_with(self.load().await?, message).await
+    }
+}
+
+impl Signer for TokenSigner {
+    async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        match self {
+            Self::Key(key) => key.sign(message).await,
+            Self::Tpm(tpm) => tpm.sign(message).await,
+        }
     }
 }
 

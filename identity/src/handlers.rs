@@ -9,7 +9,7 @@ use identity_api::{
 
 use crate::authz::Own;
 use crate::module_id::ModuleId;
-use crate::{Error, Identityd, local, provision, trust_bundle};
+use crate::{Error, Identityd, Settings, local, provision, trust_bundle};
 
 impl Handlers for Identityd {
     type Error = Error;
@@ -62,7 +62,8 @@ impl Serve<CreateModule> for Identityd {
         let CreateModule { r#type, module_id: id, local_id_opts } = request;
         if Kind::of(Some(&r#type))? == Kind::Local {
             let options = local_id_opts.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
-            return local::of_other(&settings.config, &settings.principals, &id, options);
+            let Settings { config, principals, .. } = &*settings;
+            return local::of_other(config, principals, &id, options, &self.services.workshop).await;
         }
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
         let (module, key_handle) = device.modules.create(&id, None, &self.master).await?;
@@ -75,7 +76,10 @@ impl Serve<GetModule> for Identityd {
         let settings = self.settings();
         settings.principals.caller(peer).module(&id)?;
         match Kind::of(r#type.as_deref())? {
-            Kind::Local => local::of_principal(&settings.config, &settings.principals, &id),
+            Kind::Local => {
+                let Settings { config, principals, .. } = &*settings;
+                local::of_principal(config, principals, &id, &self.services.workshop).await
+            }
             Kind::Aziot => {
                 let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
                 self.module_identity(&device, &id).await
@@ -105,7 +109,7 @@ impl Serve<DeleteModule> for Identityd {
 
 impl Serve<GetProvisioning> for Identityd {
     async fn serve(&self, _: Peer, _: GetProvisioning) -> Result<Provisioning, Error> {
-        provision::info(&self.settings().config.provisioning).await
+        provision::info(&self.settings().config.provisioning, &self.services.workshop).await
     }
 }
 

@@ -5,17 +5,18 @@
 //!      │                                              │ decides (provision/mod.rs), registers (provision/dps.rs)
 //!      ▼                                              ▼ brings modules in line (reconcile.rs)
 //!  Device (device.rs) ◄── swapped as a whole ─── what a round has found
-//!      ├ credentials.rs   the device's key in keyd
+//!      ├ credentials.rs   the device's key: in keyd; with a certificate (x509.rs, workshop.rs); in the TPM (tpm.rs)
 //!      └ modules.rs       the modules: hub ⇄ records.rs;  module_keys.rs: their keys, derived in keyd
 //! ```
 //!
 //! The socket is served at once, and for as long as the process lives; whatever the cloud does or keyd lacks is a matter of
-//! the background. Nothing but a bad configuration ends the process. Certificates, TPM and local identities need certd and
-//! tpmd, which this build does not have yet: they are configured and refused in so many words.
+//! the background. Nothing but a bad configuration ends the process. Local identities (local.rs) need neither device nor cloud.
 
 mod authz;
 mod backup;
+mod cloud;
 mod credentials;
+mod csr;
 mod device;
 mod draft;
 mod error;
@@ -27,7 +28,10 @@ mod modules;
 mod provision;
 mod reconcile;
 mod records;
+mod tpm;
 mod trust_bundle;
+mod workshop;
+mod x509;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock};
@@ -35,10 +39,8 @@ use std::time::{Duration, SystemTime};
 
 use config_common::Service;
 use http_common::daemon::{Common, Daemon, notify_status};
-use http_common::https::{Cloud, CloudOptions, Https, HttpsOptions, ProxyRules};
-use http_common::retry::RetryPolicy;
-use http_common::sas::ServerClock;
-use http_common::{Client, Router, chain};
+use http_common::https::ProxyRules;
+use http_common::{Router, chain};
 use identity_api::config::{Config, Source};
 use identity_api::{Auth, Identity};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,10 +50,11 @@ pub use error::Error;
 
 use authz::Principals;
 use backup::{Home, Memo};
+use cloud::CloudAccess;
+use credentials::Services;
 use device::{Device, Phase, Status};
 use module_id::ModuleId;
 use module_keys::MasterKey;
-use modules::CloudAccess;
 use provision::{Event, Turn};
 
 /// The state of the daemon.
@@ -62,9 +65,9 @@ pub struct Identityd {
     events: mpsc::Sender<Event>,
     home: Home,
     memo: Mutex<Memo>,
-    keyd: Client,
+    services: Services,
     master: MasterKey,
-    cloud: CloudAccess,
+    cloud: Arc<CloudAccess>,
     /// The failure that the log told last, so that it is not told again and again.
     told: Mutex<Option<String>>,
     /// Places of requests that wait for the device.
@@ -106,7 +109,7 @@ impl Daemon for Identityd {
         let home = Home::open(&config.homedir)?;
         let proxy = ProxyRules::from_env().map_err(Error::Proxy)?;
         let (events, reasons) = mpsc::channel(EVENTS);
-        let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
+        let services = Services::new(&config);
         let daemon = Arc::new(Self {
             status: watch::Sender::new(Status { device: None, phase: Phase::Working, stopping: false }),
             turn: Turn::default(),
@@ -114,9 +117,9 @@ impl Daemon for Identityd {
             events,
             memo: Mutex::new(home.memo()),
             home,
-            master: MasterKey::new(keyd.clone()),
-            keyd,
-            cloud: cloud(&config, proxy),
+            master: MasterKey::new(services.keyd.clone()),
+            services,
+            cloud: Arc::new(CloudAccess::new(&config, proxy)),
             waiting: Semaphore::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
             settings: RwLock::new(Arc::new(Settings::new(config))),
         });
@@ -255,18 +258,6 @@ impl Identityd {
     }
 }
 
-fn cloud(config: &Config, proxy: ProxyRules) -> CloudAccess {
-    let https = Https::new(HttpsOptions { proxy, ..HttpsOptions::default() });
-    let clock = Arc::new(ServerClock::default());
-    let attempt = Duration::from_secs(config.cloud_timeout.as_secs());
-    let with = |retry| {
-        let options = CloudOptions { retry, attempt, ..CloudOptions::default() };
-        Cloud::new(https.clone(), Arc::clone(&clock), options)
-    };
-    let retry = RetryPolicy::cloud(config.cloud_retries);
-    CloudAccess { patient: with(retry), once: with(RetryPolicy::NEVER), retry }
-}
-
 /// The settings that have changed and are read at the start only.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     // No `..`: whoever adds a setting must decide here whether it may change.
@@ -282,6 +273,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         provisioning: _,
         principal: _,
         localid: _,
+        module_x509: _,
         endpoints,
     } = new;
     let changed = [

@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
-use http_common::https::Cloud;
-use http_common::retry::{Attempts, FailureKind, RetryPolicy};
+use http_common::retry::{Attempts, FailureKind};
 use hub_client::{Deleted, HubClient, IfMatch, Module};
 use key_api::KeyHandle;
 use tokio::sync::{mpsc, watch};
 
 use crate::Error;
-use crate::credentials::{DeviceCredentials, DeviceKey};
+use crate::cloud::{CloudAccess, Repeat};
+use crate::credentials::{DeviceCredentials, TokenSigner};
 use crate::module_id::ModuleId;
 use crate::module_keys::MasterKey;
 use crate::provision::Event;
@@ -32,23 +32,12 @@ use crate::records::{ModuleRecord, Records};
 
 /// The modules of one device.
 pub(crate) struct Modules {
-    hub: HubClient<DeviceKey>,
-    /// The same without repetitions, for what must not be repeated blindly.
-    hub_once: HubClient<DeviceKey>,
-    retry: RetryPolicy,
+    cloud: Arc<CloudAccess>,
+    device: hub_client::Device,
+    credentials: DeviceCredentials,
     records: Arc<Records>,
     refresh: Mutex<Refresh>,
     events: mpsc::Sender<Event>,
-}
-
-/// The ways to the cloud: one set of connections and one clock.
-pub(crate) struct CloudAccess {
-    /// Calls are repeated as `retry` says.
-    pub(crate) patient: Cloud,
-    /// Calls are made once.
-    pub(crate) once: Cloud,
-    /// When calls are repeated.
-    pub(crate) retry: RetryPolicy,
 }
 
 /// The list call that all callers share.
@@ -69,21 +58,22 @@ struct Running {
 impl Modules {
     /// The modules of `device`, of which `records` are known. Doubts that the hub still knows the device go to `events`.
     pub(crate) fn new(
-        cloud: &CloudAccess,
-        device: &hub_client::Device,
-        credentials: &DeviceCredentials,
+        cloud: Arc<CloudAccess>,
+        device: hub_client::Device,
+        credentials: DeviceCredentials,
         records: Records,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let client = |cloud: &Cloud| HubClient::new(cloud.clone(), device.clone(), credentials.for_cloud());
-        Self {
-            hub: client(&cloud.patient),
-            hub_once: client(&cloud.once),
-            retry: cloud.retry,
-            records: Arc::new(records),
-            refresh: Mutex::default(),
-            events,
-        }
+        Self { cloud, device, credentials, records: Arc::new(records), refresh: Mutex::default(), events }
+    }
+
+    async fn hub(&self) -> Result<HubClient<TokenSigner>, Error> {
+        self.hub_with(Repeat::AsConfigured).await
+    }
+
+    async fn hub_with(&self, repeat: Repeat) -> Result<HubClient<TokenSigner>, Error> {
+        let cloud = self.cloud.of(&self.credentials, repeat).await?;
+        Ok(HubClient::new(cloud, self.device.clone(), self.credentials.for_cloud()))
     }
 
     /// All modules, in the order of the hub if it answers in time.
@@ -112,7 +102,7 @@ impl Modules {
             }
             return Ok(known);
         }
-        match self.hub.get(id.as_str(), Instant::now() + GET_LIMIT).await {
+        match self.hub().await?.get(id.as_str(), Instant::now() + GET_LIMIT).await {
             Ok(module) => {
                 self.records.see(&module).await;
                 Ok(ModuleRecord::from(&module))
@@ -152,13 +142,14 @@ impl Modules {
         master: &MasterKey,
     ) -> Result<(ModuleRecord, KeyHandle), Error> {
         let deadline = Instant::now() + CHANGE_LIMIT;
-        let module = self.hub.get(id.as_str(), deadline).await?;
+        let module = self.hub().await?.get(id.as_str(), deadline).await?;
         self.give_keys(&module, master, deadline).await
     }
 
     /// No such module any more.
     pub(crate) async fn delete(&self, id: &ModuleId) -> Result<(), Error> {
-        let deleted = self.hub.delete(id.as_str(), &IfMatch::Any, Instant::now() + CHANGE_LIMIT).await?;
+        let hub = self.hub().await?;
+        let deleted = hub.delete(id.as_str(), &IfMatch::Any, Instant::now() + CHANGE_LIMIT).await?;
         self.records.forget(id.as_str()).await;
         match deleted {
             Deleted::Removed => Ok(()),
@@ -167,9 +158,9 @@ impl Modules {
     }
 
     /// What the hub has; taken up as known.
-    pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, hub_client::Error> {
+    pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, Error> {
         let asked = self.records.moment();
-        let modules = self.hub.list(deadline).await?;
+        let modules = self.hub().await?.list(deadline).await?;
         self.records.see_all(&modules, asked).await;
         self.with_refresh(|refresh| {
             refresh.confirmed = Some(Instant::now());
@@ -188,7 +179,7 @@ impl Modules {
         let id = || module.module_id.clone();
         let generation = module.generation_id.as_deref().ok_or_else(|| Error::NoGenerationId { id: id() })?;
         let keys = master.keys(&module.module_id, generation).await.map_err(Error::ModuleKey)?;
-        let module = self.hub.set_keys(module, &keys.for_hub, &IfMatch::Any, deadline).await?;
+        let module = self.hub().await?.set_keys(module, &keys.for_hub, &IfMatch::Any, deadline).await?;
         self.records.see(&module).await;
         Ok((ModuleRecord::from(&module), keys.primary_handle))
     }
@@ -197,19 +188,22 @@ impl Modules {
     async fn make(&self, id: &ModuleId, deadline: Instant) -> Result<Module, Error> {
         let mut attempts = Attempts::default();
         let mut unheard = false;
+        let hub = self.hub_with(Repeat::Never).await?;
         loop {
-            let error = match self.hub_once.create(id.as_str(), deadline).await {
+            let error = match hub.create(id.as_str(), deadline).await {
                 Ok(created) => return Ok(created),
                 Err(error) => error,
             };
             match error.kind() {
-                FailureKind::Conflict if unheard => return Ok(self.hub.get(id.as_str(), deadline).await?),
+                FailureKind::Conflict if unheard => {
+                    return Ok(self.hub().await?.get(id.as_str(), deadline).await?);
+                }
                 FailureKind::Conflict => return Err(Error::ModuleExists { id: id.as_str().to_owned() }),
                 FailureKind::Network | FailureKind::Server { .. } => unheard = true,
                 _ => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(pause) = attempts.after(error.kind(), &self.retry, left, fastrand::f64()) else {
+            let Some(pause) = attempts.after(error.kind(), &self.cloud.retry, left, fastrand::f64()) else {
                 return Err(error.into());
             };
             tokio::time::sleep(pause).await;
@@ -219,7 +213,11 @@ impl Modules {
     /// Remove a module that did not get its keys.
     async fn undo(&self, module: &Module) {
         let id = &module.module_id;
-        match self.hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await {
+        let deleted = match self.hub().await {
+            Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match deleted {
             Ok(_) => tracing::info!("the module {id:?} did not get its keys and was removed again"),
             Err(error) => tracing::warn!(
                 "the module {id:?} has not got its keys and could not be removed; update or delete it: {}",
@@ -264,14 +262,14 @@ impl Modules {
         match result {
             Ok(modules) => Some(modules.iter().map(ModuleRecord::from).collect()),
             Err(error) => {
-                let pause = pause_after(error.kind());
+                let pause = pause_after(error.failure_kind());
                 tracing::debug!(
                     "the hub's module list is left alone for {} s: {}",
                     pause.as_secs(),
                     chain(&error)
                 );
                 self.with_refresh(|refresh| refresh.closed_until = Some(Instant::now() + pause));
-                self.doubt(error.kind().suggests_registration());
+                self.doubt(error.suggests_registration());
                 None
             }
         }
@@ -295,7 +293,8 @@ impl Modules {
 }
 
 /// How long the hub is not asked for the list after a failure.
-fn pause_after(kind: FailureKind) -> Duration {
+fn pause_after(kind: Option<FailureKind>) -> Duration {
+    let Some(kind) = kind else { return SHORT_PAUSE };
     match kind {
         FailureKind::Throttled { retry_after } => retry_after.unwrap_or(THROTTLED_PAUSE),
         FailureKind::Server { retry_after: Some(asked) } => asked,

@@ -1,0 +1,155 @@
+//! The certificate that the device shows to the cloud, with its key in keyd. Does not know how it is obtained
+//! (`workshop.rs`), nor whom it is shown to.
+//!
+//! It is looked at anew in each round of provisioning, so that one that somebody has replaced is taken up. What was good
+//! stays in use while keyd or certd cannot be asked.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use http_common::chain;
+use http_common::https::{ClientIdentity, Https, HttpsOptions, ProxyRules};
+use openssl::nid::Nid;
+use openssl::x509::X509;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::Error;
+use crate::workshop::{CertificateError, Certified, Workshop, check_time};
+
+/// The device's certificate, wherever it has got to.
+#[derive(Debug)]
+pub(crate) struct DeviceCertificate {
+    workshop: Workshop,
+    what: Certified,
+    /// One look at a time. It guards no data.
+    turn: AsyncMutex<()>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    looks: u64,
+    shown: Option<Arc<Shown>>,
+    failure: Option<Arc<CertificateError>>,
+}
+
+/// A certificate in use.
+pub(crate) struct Shown {
+    identity: ClientIdentity,
+    https: OnceLock<Https>,
+}
+
+impl DeviceCertificate {
+    /// The certificate `what`. Asks nobody yet.
+    pub(crate) fn new(workshop: Workshop, what: Certified) -> Self {
+        Self { workshop, what, turn: AsyncMutex::default(), seen: Mutex::default() }
+    }
+
+    /// The ids.
+    pub(crate) fn what(&self) -> &Certified {
+        &self.what
+    }
+
+    /// Those who have the key and the certificate.
+    pub(crate) fn workshop(&self) -> &Workshop {
+        &self.workshop
+    }
+
+    /// The certificate to show: the one in use if it is valid, else as [`Self::look_again`].
+    pub(crate) async fn shown(&self) -> Result<Arc<Shown>, Error> {
+        match self.good() {
+            Some(shown) => Ok(shown),
+            None => self.look_again().await,
+        }
+    }
+
+    /// What keyd and certd have now, or make. Who asks while somebody looks gets the same.
+    pub(crate) async fn look_again(&self) -> Result<Arc<Shown>, Error> {
+        let before = self.seen().looks;
+        let _turn = self.turn.lock().await;
+        if self.seen().looks == before {
+            let obtained = self.workshop.obtain(&self.what).await;
+            self.seen().take_up(obtained, &self.what.cert_id);
+        }
+        let seen = self.seen();
+        match (&seen.shown, &seen.failure) {
+            (Some(shown), _) => Ok(Arc::clone(shown)),
+            (None, Some(failure)) => Err(Error::Certificate(Arc::clone(failure))),
+            (None, None) => Err(Error::Certificate(Arc::new(CertificateError::Worker))),
+        }
+    }
+
+    /// Wait until it has been looked at once, if that does not take too long: both may be about to be made.
+    pub(crate) async fn first_look(&self) {
+        if self.seen().looks == 0 {
+            // Whether it has failed or taken too long is seen by whoever goes on.
+            let _ = tokio::time::timeout(FIRST_LOOK, self.look_again()).await;
+        }
+    }
+
+    fn good(&self) -> Option<Arc<Shown>> {
+        self.seen().shown.clone().filter(|shown| shown.is_valid(&self.what.cert_id))
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no panic while held")
+    }
+}
+
+impl Seen {
+    fn take_up(&mut self, obtained: Result<ClientIdentity, CertificateError>, id: &str) {
+        self.looks += 1;
+        match obtained {
+            Ok(identity) => {
+                self.failure = None;
+                // The same keeps its connections.
+                if self.shown.as_ref().is_some_and(|shown| shown.identity.chain == identity.chain) {
+                    return;
+                }
+                if let Some(leaf) = identity.chain.first() {
+                    tracing::info!("the certificate {id:?} is used, valid until {}", leaf.not_after());
+                }
+                self.shown = Some(Arc::new(Shown { identity, https: OnceLock::new() }));
+            }
+            Err(error) => {
+                self.shown = self.shown.take().filter(|shown| shown.is_valid(id));
+                if self.shown.is_some() {
+                    tracing::warn!("the certificate {id:?} stays in use, but: {}", chain(&error));
+                }
+                self.failure = Some(Arc::new(error));
+            }
+        }
+    }
+}
+
+impl Shown {
+    /// Connections that show this certificate. They live on a thread of their own, because keyd signs in each handshake.
+    pub(crate) fn https(&self, proxy: &ProxyRules) -> Https {
+        let make = || {
+            let identity = Some(self.identity.clone());
+            Https::on_own_thread(HttpsOptions { identity, proxy: proxy.clone(), ..HttpsOptions::default() })
+        };
+        self.https.get_or_init(make).clone()
+    }
+
+    fn is_valid(&self, id: &str) -> bool {
+        check_time(id, &self.identity.chain).is_ok()
+    }
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.identity.fmt(f)
+    }
+}
+
+/// How long a caller waits for the first look.
+const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// The first common name of the first of `chain`.
+pub(crate) fn common_name(chain: &[X509]) -> Option<String> {
+    let leaf = chain.first()?;
+    let entry = leaf.subject_name().entries_by_nid(Nid::COMMONNAME).next()?;
+    let name = entry.data().to_string().ok()?;
+    (!name.is_empty()).then_some(name)
+}

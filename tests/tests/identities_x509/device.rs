@@ -1,0 +1,135 @@
+//! The device with a certificate: checklist 16, 19, 63.
+
+use std::fs;
+
+use openssl::{hash::MessageDigest, pkey::Id};
+use serde_json::{Value, json};
+use suite_tests::{
+    harness::{KEYD, Setup},
+    keys::Keys as _,
+    openssl::hex,
+};
+
+use crate::cloud::{Cloud, DEVICE};
+use crate::plant::{Plant, Site, common_name};
+
+#[test]
+fn identity_16_19_63_from_nothing_to_a_hub_by_certificate() {
+    let plant = Plant::provisioned("");
+    let hub = plant.cloud.hub(0);
+    let identity = plant.client().get("/identities/identity").expect(200).json();
+    let auth = &identity["spec"]["auth"];
+    let handle = auth["keyHandle"].as_str().unwrap();
+    assert_eq!(*auth, json!({ "type": "x509", "keyHandle": handle, "certId": "device-id" }));
+    assert_eq!((&identity["spec"]["hubName"], &identity["spec"]["deviceId"]), (&json!(hub), &json!(DEVICE)));
+
+    let chain = plant.certificate("device-id");
+    assert_eq!(common_name(&chain), DEVICE);
+    let key = plant.key("device-id").unwrap();
+    assert!(chain[0].public_key().unwrap().public_eq(&key), "the certificate is for the key in keyd");
+    assert_eq!((key.id(), key.bits()), (Id::RSA, 2048), "upstream's default");
+    assert_eq!(plant.keyd.client().parameter(handle, "algorithm"), "RSA", "a caller can use the handle");
+
+    let module = plant.create("telemetry").expect(200).json();
+    assert_eq!(module["spec"]["auth"]["type"], "sas", "modules of such a device have keys");
+    assert!(module["spec"]["auth"].get("certId").is_none());
+    let print = hex(&chain[0].digest(MessageDigest::sha256()).unwrap());
+    for seen in plant.seen() {
+        assert_eq!(seen.header("authorization"), None, "{seen:?}");
+        let shown = &seen.0["client_certificate"];
+        let text = shown.to_string().to_lowercase().replace(':', "");
+        assert!(text.contains(&print), "{shown}");
+        assert_eq!(
+            shown["chain_length"],
+            json!(chain.len() - 1),
+            "all but the leaf, which is counted apart: {shown}"
+        );
+    }
+}
+
+#[test]
+fn identity_16_a_restart_asks_neither_est_nor_dps() {
+    let mut plant = Plant::provisioned("");
+    let before = plant.certificate("device-id");
+    plant.cloud.forget_requests();
+    plant.identityd.restart();
+    plant.own().expect(200);
+    plant.create("telemetry").expect(200);
+    assert_eq!(plant.cloud.count("est") + plant.cloud.count("dps"), 0, "{}", plant.cloud.operations());
+    assert!(plant.certificate("device-id") == before);
+    plant.reprovision().expect(204);
+    assert!(plant.certificate("device-id") == before, "nothing new is made without need");
+    assert_eq!(plant.cloud.count("est"), 0);
+}
+
+#[test]
+fn identity_16_a_preloaded_certificate_and_its_name() {
+    let cloud = Cloud::start(&["--est"]);
+    let issued = cloud.admin("POST", "/issue", &json!({ "common_name": DEVICE }));
+    let text = |name: &str| issued[name].as_str().unwrap().to_owned();
+    let keyd = Setup::new(&KEYD);
+    let file = keyd.directory().join("device-key.pem");
+    fs::write(&file, text("private_key")).unwrap();
+    let keyd = keyd
+        .drop_in("10-key.toml", &format!("[preloaded_keys]\ndevice-id = 'file://{}'\n", file.display()))
+        .start();
+    let site = Site::on(cloud, keyd, "");
+    site.certd.client().put("/certificates/device-id", &json!({ "pem": text("chain") })).expect(201);
+    site.enroll_group();
+    let config = site.dps("", "");
+    let plant = site.start(&config);
+    plant.own().expect(200);
+    let info = plant.client().get("/identities/provisioning").expect(200).json();
+    assert_eq!((&info["auth"], &info["registration_id"]), (&json!("x509"), &json!(DEVICE)));
+    assert_eq!(plant.cloud.count("est"), 0);
+    plant.create("telemetry").expect(200);
+}
+
+#[test]
+fn identity_16_by_hand_with_further_attributes_and_another_algorithm() {
+    let site = Site::new("");
+    let root = fs::read_to_string(site.est_root()).unwrap();
+    let anchor = json!({ "certificate": root, "isVerified": true });
+    site.cloud.admin("PUT", "/certificates/plant", &anchor);
+    site.add_device(&json!({ "type": "certificateAuthority" }));
+    let subject = ", csr_subject = { CN = 'ignored', o = 'Acme', C = 'DE' }, key_algorithm = 'ec-p256'";
+    let config = site.manual(subject, "");
+    let plant = site.start(&config);
+    plant.own().expect(200);
+    plant.create("telemetry").expect(200);
+    let chain = plant.certificate("device-id");
+    let names = chain[0].subject_name();
+    let names: Vec<_> = names.entries().map(|entry| entry.data().to_string().unwrap().to_string()).collect();
+    assert_eq!(names, [DEVICE, "DE", "Acme"], "the common name first, the others by name");
+    assert_eq!(plant.key("device-id").unwrap().id(), Id::EC);
+    let info = plant.client().get("/identities/provisioning").expect(200).json();
+    assert_eq!(info, json!({ "source": "manual", "auth": "x509" }));
+}
+
+#[test]
+fn identity_16_by_hand_known_by_its_thumbprint() {
+    let site = Site::new("");
+    let config = site.manual("", "");
+    site.add_device(&json!({ "type": "none" }));
+    let plant = site.start(&config);
+    plant.own().expect(200);
+    plant.create("telemetry").expect(404);
+    let print = hex(&plant.certificate("device-id")[0].digest(MessageDigest::sha256()).unwrap());
+    let thumbprint = json!({ "type": "selfSigned", "x509Thumbprint": { "primaryThumbprint": print } });
+    plant.cloud.admin("PUT", &format!("/devices/0/{DEVICE}"), &json!({ "authentication": thumbprint }));
+    plant.create("telemetry").expect(200);
+}
+
+#[test]
+fn a_long_registration_id_is_cut_in_the_certificate_only() {
+    let site = Site::new("");
+    let id = format!("{}ü-{}", "x".repeat(63), "y".repeat(10));
+    let config = site.dps(&format!("registration_id = '{id}'"), "");
+    let plant = site.start(&config);
+    let info: Value = plant.client().get("/identities/provisioning").expect(200).json();
+    assert_eq!(info["registration_id"], id);
+    suite_tests::http::wait_for("the certificate", crate::cloud::WAIT, || {
+        (plant.certd.client().get("/certificates/device-id").status == 200).then_some(())
+    });
+    assert_eq!(common_name(&plant.certificate("device-id")), "x".repeat(63));
+}
