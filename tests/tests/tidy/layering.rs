@@ -106,7 +106,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("aziot-cloud-sim", &[]),
     ("suite-tests", &["key-api", "cert-api", "identity-api", "tpm-api", "config-common", "http-common"]),
-    ("suite-bench", &["key-api", "http-common", "suite-tests"]),
+    ("suite-bench", &["key-api", "http-common", "suite-tests", "aziot-cloud-sim"]),
 ];
 
 /// Programs that run on a device.
