@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_common::{ApiError, StatusCode};
+use tpm_device::ResponseCode;
 
-use crate::code::ResponseCode;
 use crate::tpm::TpmError;
 
 /// What was refused.

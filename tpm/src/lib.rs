@@ -3,27 +3,17 @@
 //!
 //! ```text
 //!   request ──► handlers ──► owner: one thread ──► tpm: what is done, command by command
-//!                 │                                  └► connection: one command, again where the TPM asks for it
-//!                 └► access: principals                   ├► command, code: bytes
-//!                                                         └► ffi: TCTI ──► TPM
+//!                 │                                  └► tpm-device: the commands, and the way to the TPM
+//!                 └► access: principals
 //! ```
-//!
-//! The commands are built here, in safe code, and only the TCTI loader of tpm2-tss is called: a context of `tss-esapi`
-//! opens four kinds of TCTI and no others, has no HMAC sequences, and cannot be had without a TPM, so that nobody could
-//! test what happens when a TPM is busy, full, or gone.
 //!
 //! tpmd keeps no files; what lasts is in the TPM.
 
 mod access;
-mod code;
-mod command;
-mod connection;
 mod daemon;
 mod error;
-mod ffi;
 mod handlers;
 mod owner;
-mod primary;
 mod show;
 mod tpm;
 mod wrapped;
@@ -33,12 +23,10 @@ use tpm_api::Config;
 use access::Access;
 use owner::Owner;
 
-pub use code::ResponseCode;
-pub use connection::Failure;
 pub use error::{Error, Unavailable};
-pub use ffi::quiet_library;
 pub use show::show_ek;
 pub use tpm::TpmError;
+pub use tpm_device::{Failure, ResponseCode, quiet_library};
 pub use wrapped::Malformed;
 
 /// The state of tpmd.

@@ -4,7 +4,6 @@
 //! That there is no TPM is a state like any other: jobs are refused with the reason, and the TPM is looked for with
 //! growing pauses. A short outage is not even noticed by jobs that come meanwhile; they wait for its end.
 
-use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -14,11 +13,10 @@ use http_common::chain;
 use http_common::daemon::notify_status;
 use tokio::sync::oneshot;
 use tpm_api::Config;
+use tpm_device::{Connection, OpenError};
 
 use crate::Error;
-use crate::connection::Connection;
 use crate::error::Unavailable;
-use crate::ffi::Tcti;
 use crate::tpm::{Tpm, TpmError};
 
 /// Hands jobs to the thread. When dropped, it lets the thread finish what it is doing: who leaves the TPM in the middle of
@@ -190,16 +188,13 @@ impl Outage {
 /// Opens and prepares the TPM that `config` names.
 pub(crate) fn open(config: &Config) -> Result<Tpm, Unavailable> {
     let name = config.tcti.as_bytes();
-    let text = || String::from_utf8_lossy(name).into_owned();
-    let c_name = CString::new(name).map_err(|_| Unavailable::BadTcti)?;
-    let tcti = Tcti::open(&c_name).map_err(|code| Unavailable::Unreachable { tcti: text(), code })?;
-    let connection = Connection::new(Box::new(tcti), is_exclusive(name));
+    let connection = Connection::open(name).map_err(|error| match error {
+        OpenError::BadName => Unavailable::BadTcti,
+        OpenError::Refused(code) => {
+            Unavailable::Unreachable { tcti: String::from_utf8_lossy(name).into_owned(), code }
+        }
+    })?;
     Tpm::prepare(connection, config).map_err(Unavailable::Unusable)
-}
-
-/// Whether a TCTI of this name admits one user at a time.
-fn is_exclusive(tcti: &[u8]) -> bool {
-    ["swtpm", "mssim", "device:/dev/tpm0"].iter().any(|name| tcti.starts_with(name.as_bytes()))
 }
 
 /// Jobs that wait; more are refused.

@@ -127,7 +127,7 @@ const UNSAFE_FILES: &[&str] = &[
     "key-engine/src/ffi/",            // what OpenSSL calls, and what openssl-sys lacks
     "key-engine/engine/src/ffi/",     // the ENGINE's own tables
     "key-engine/provider/src/lib.rs", // the entry point of aziot.so
-    "tpm/src/ffi.rs",                 // the TPM's library
+    "tpm/device/src/ffi.rs",          // the TPM's library
 ];
 
 /// Lines of a file before its tests, at most.

@@ -80,13 +80,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("identity-api", &["key-api", "config-common", "http-common"]), // identities name key handles
     ("cert-api", &["key-api", "config-common", "http-common"]),     // an issuer is named by a key handle
     ("tpm-api", &["config-common", "http-common"]),
+    ("tpm-device", &["http-common"]),
     ("dps-client", &["config-common", "http-common"]),
     ("hub-client", &["config-common", "http-common"]),
     ("key-engine", &["key-api", "http-common", "config-common"]),
     ("aziot-openssl-engine", &["key-engine"]),
     ("aziot-openssl-provider", &["key-engine"]),
     ("aziot-keyd", &["key-api", "config-common", "http-common"]),
-    ("aziot-tpmd", &["tpm-api", "config-common", "http-common"]),
+    ("aziot-tpmd", &["tpm-api", "tpm-device", "config-common", "http-common"]),
     ("cert-renewal", &["config-common", "http-common"]),
     ("aziot-certd", &["cert-api", "cert-renewal", "key-api", "key-engine", "config-common", "http-common"]),
     (
@@ -135,7 +136,7 @@ const KEPT: &[(&str, &[&str])] = &[
     ("openssl-sys", OPENSSL),
     ("foreign-types", OPENSSL),
     ("libc", OPENSSL),
-    ("tss-esapi-sys", &["aziot-tpmd"]),
+    ("tss-esapi-sys", &["tpm-device"]),
 ];
 
 const HTTP: &[&str] = &["http-common", "aziot-cloud-sim", "suite-bench"];

@@ -1,19 +1,18 @@
 //! Wrapped keys (spec tpm-service, chapter 7): to import one, unwrap it, and only then let go of the one before it.
 
+use tpm_device::command::{ACTIVATE_CREDENTIAL, Command, IMPORT, LOAD, POLICY_SECRET, START_AUTH_SESSION};
+use tpm_device::primary::{ENDORSEMENT, Hierarchy, STORAGE_ROOT};
+use tpm_device::{Failure, NONE, Refusal, SHA256, code};
 use zeroize::Zeroizing;
 
-use super::{NONE, SHA256, Tpm, TpmError, unauthorized};
-use crate::code;
-use crate::command::{ACTIVATE_CREDENTIAL, Command, IMPORT, LOAD, POLICY_SECRET, START_AUTH_SESSION};
-use crate::connection::Failure;
-use crate::primary::{ENDORSEMENT, Hierarchy, STORAGE_ROOT};
+use super::{Tpm, TpmError, value};
 use crate::wrapped::{WrappedKey, is_hmac_key};
 
 impl Tpm {
     /// Makes the key that is wrapped in `bytes` the auth key. Until the TPM has accepted it, the one before it stays.
     pub(crate) fn import(&mut self, bytes: &[u8]) -> Result<(), TpmError> {
         let key = WrappedKey::parse(bytes)?;
-        let previous = self.read_public(self.auth_key)?;
+        let previous = self.connection.read_public(self.auth_key)?;
         if previous.as_ref().is_some_and(|public| !is_hmac_key(public)) {
             return Err(TpmError::Taken { handle: self.auth_key });
         }
@@ -21,10 +20,10 @@ impl Tpm {
         let loaded = self.load(&key)?;
         self.with(loaded, |tpm, loaded| {
             if tpm.has_auth_key {
-                tpm.evict_control(tpm.auth_key, tpm.auth_key)?;
+                tpm.evict(tpm.auth_key)?;
                 tpm.has_auth_key = false;
             }
-            tpm.evict_control(loaded, tpm.auth_key)?;
+            tpm.evict(loaded)?;
             tpm.has_auth_key = true;
             Ok(())
         })
@@ -33,7 +32,13 @@ impl Tpm {
     /// HMAC-SHA256 of `data` with the key that is wrapped in `bytes`. The auth key is not touched.
     pub(crate) fn sign_once(&mut self, bytes: &[u8], data: &[u8]) -> Result<Vec<u8>, TpmError> {
         let loaded = self.load(&WrappedKey::parse(bytes)?)?;
-        self.with(loaded, |tpm, loaded| Ok(tpm.hmac(loaded, data)?.to_vec()))
+        self.with(loaded, |tpm, loaded| Ok(tpm.connection.hmac(loaded, data)?.to_vec()))
+    }
+
+    /// Makes a transient `object` the auth key, or removes the one there is.
+    fn evict(&mut self, object: u32) -> Result<(), TpmError> {
+        let owner = value(&self.authorization, Hierarchy::Owner);
+        Ok(self.connection.evict_control(object, self.auth_key, owner)?)
     }
 
     /// The key as a transient object.
@@ -63,7 +68,7 @@ impl Tpm {
         match error {
             TpmError::Failed(failure)
                 if failure.refusal() == Some(code::FAILURE)
-                    && self.read_public(ENDORSEMENT.handle).is_ok() =>
+                    && self.connection.read_public(ENDORSEMENT.handle).is_ok() =>
             {
                 TpmError::NotOurs(failure)
             }
@@ -88,12 +93,12 @@ impl Tpm {
             let secret = Command::new(POLICY_SECRET)
                 .handle(Hierarchy::Endorsement.handle())
                 .handle(session)
-                .password(tpm.authorization_of(Hierarchy::Endorsement))
+                .password(value(&tpm.authorization, Hierarchy::Endorsement))
                 .sized(&[]) // no nonce, no parameters' hash, no reference, no expiration
                 .sized(&[])
                 .sized(&[])
                 .u32(0);
-            tpm.connection.order(&secret).map_err(|failure| unauthorized(Hierarchy::Endorsement, failure))?;
+            tpm.connection.order(&secret).map_err(|failure| Refusal::by(Hierarchy::Endorsement, failure))?;
             let activate = Command::new(ACTIVATE_CREDENTIAL)
                 .handle(STORAGE_ROOT.handle)
                 .handle(ENDORSEMENT.handle)

@@ -2,17 +2,20 @@
 //! 4.1 to 4.3). Another byte makes another key, and another key is another device for DPS.
 
 /// A key that is made from the seed of a hierarchy.
-pub(crate) struct Primary {
-    pub(crate) name: &'static str,
-    pub(crate) handle: u32,
-    pub(crate) hierarchy: Hierarchy,
+pub struct Primary {
+    /// In words.
+    pub name: &'static str,
+    /// Where it is kept.
+    pub handle: u32,
+    /// Whose seed it is made from.
+    pub hierarchy: Hierarchy,
     /// A `TPM2B_PUBLIC` that ends in an empty modulus.
-    pub(crate) template: &'static [u8],
+    pub template: &'static [u8],
 }
 
 impl Primary {
     /// Whether a `TPMT_PUBLIC` was made from the template.
-    pub(crate) fn fits(&self, public: &[u8]) -> bool {
+    pub fn fits(&self, public: &[u8]) -> bool {
         let fixed = self.template.len().checked_sub(UNIQUE).and_then(|end| self.template.get(2..end));
         public.len() + 2 == self.template.len() && fixed.is_some_and(|fixed| public.starts_with(fixed))
     }
@@ -20,21 +23,24 @@ impl Primary {
 
 /// Whose seed it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Hierarchy {
+pub enum Hierarchy {
+    /// The endorsement hierarchy.
     Endorsement,
+    /// The owner's, or storage, hierarchy.
     Owner,
 }
 
 impl Hierarchy {
-    pub(crate) fn handle(self) -> u32 {
+    /// Its permanent handle.
+    pub fn handle(self) -> u32 {
         match self {
             Self::Endorsement => 0x4000_000B,
             Self::Owner => 0x4000_0001,
         }
     }
 
-    /// Its name in the configuration.
-    pub(crate) fn name(self) -> &'static str {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Endorsement => "endorsement",
             Self::Owner => "owner",
@@ -42,14 +48,16 @@ impl Hierarchy {
     }
 }
 
-pub(crate) const ENDORSEMENT: Primary = Primary {
+/// The endorsement key.
+pub const ENDORSEMENT: Primary = Primary {
     name: "endorsement key",
     handle: 0x8101_0001,
     hierarchy: Hierarchy::Endorsement,
     template: &ENDORSEMENT_TEMPLATE,
 };
 
-pub(crate) const STORAGE_ROOT: Primary = Primary {
+/// The storage root key.
+pub const STORAGE_ROOT: Primary = Primary {
     name: "storage root key",
     handle: 0x8100_0001,
     hierarchy: Hierarchy::Owner,

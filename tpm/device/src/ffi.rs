@@ -1,6 +1,6 @@
 //! The way to the TPM: bytes to it and bytes from it, through the TCTI loader of tpm2-tss. Does not know what they mean.
 //!
-//! The only unsafe code of tpmd. tpm2-tss promises for a context (TCG TSS 2.0 TCTI Specification, 3.2): it belongs to one
+//! The only unsafe code around TPMs. tpm2-tss promises for a context (TCG TSS 2.0 TCTI Specification, 3.2): it belongs to one
 //! caller at a time, and begins with a table of functions of version 1 or later.
 
 #![allow(unsafe_code, reason = "the loader and the contexts of tpm2-tss are C")]

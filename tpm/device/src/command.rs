@@ -1,5 +1,5 @@
 //! Commands and responses as bytes (TPM 2.0 Library, part 1, 18, and part 3). Knows the frame around them and the forms
-//! of their parts; what a command is for is `tpm.rs`'s.
+//! of their parts; what a command is for is its sender's matter.
 
 use zeroize::Zeroizing;
 
@@ -7,35 +7,41 @@ use crate::code::ResponseCode;
 
 /// A command's number and shape.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kind {
+pub struct Kind {
     /// Its name in the TPM's documents.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     number: u32,
     gives_handle: bool,
 }
 
-const fn kind(name: &'static str, number: u32, gives_handle: bool) -> Kind {
-    Kind { name, number, gives_handle }
+macro_rules! kinds {
+    ($($constant:ident = $name:literal $number:literal $gives_handle:literal;)*) => {$(
+        #[doc = $name]
+        pub const $constant: Kind = Kind { name: $name, number: $number, gives_handle: $gives_handle };
+    )*};
 }
 
-pub(crate) const EVICT_CONTROL: Kind = kind("TPM2_EvictControl", 0x120, false);
-pub(crate) const CREATE_PRIMARY: Kind = kind("TPM2_CreatePrimary", 0x131, true);
-pub(crate) const SEQUENCE_COMPLETE: Kind = kind("TPM2_SequenceComplete", 0x13E, false);
-pub(crate) const STARTUP: Kind = kind("TPM2_Startup", 0x144, false);
-pub(crate) const ACTIVATE_CREDENTIAL: Kind = kind("TPM2_ActivateCredential", 0x147, false);
-pub(crate) const POLICY_SECRET: Kind = kind("TPM2_PolicySecret", 0x151, false);
-pub(crate) const HMAC: Kind = kind("TPM2_HMAC", 0x155, false);
-pub(crate) const IMPORT: Kind = kind("TPM2_Import", 0x156, false);
-pub(crate) const LOAD: Kind = kind("TPM2_Load", 0x157, true);
-pub(crate) const HMAC_START: Kind = kind("TPM2_HMAC_Start", 0x15B, true);
-pub(crate) const SEQUENCE_UPDATE: Kind = kind("TPM2_SequenceUpdate", 0x15C, false);
-pub(crate) const FLUSH_CONTEXT: Kind = kind("TPM2_FlushContext", 0x165, false);
-pub(crate) const READ_PUBLIC: Kind = kind("TPM2_ReadPublic", 0x173, false);
-pub(crate) const START_AUTH_SESSION: Kind = kind("TPM2_StartAuthSession", 0x176, true);
-pub(crate) const GET_CAPABILITY: Kind = kind("TPM2_GetCapability", 0x17A, false);
+// Part 2, 6.5.2; whether the response begins with a handle, from part 3.
+kinds! {
+    EVICT_CONTROL = "TPM2_EvictControl" 0x120 false;
+    CREATE_PRIMARY = "TPM2_CreatePrimary" 0x131 true;
+    SEQUENCE_COMPLETE = "TPM2_SequenceComplete" 0x13E false;
+    STARTUP = "TPM2_Startup" 0x144 false;
+    ACTIVATE_CREDENTIAL = "TPM2_ActivateCredential" 0x147 false;
+    POLICY_SECRET = "TPM2_PolicySecret" 0x151 false;
+    HMAC = "TPM2_HMAC" 0x155 false;
+    IMPORT = "TPM2_Import" 0x156 false;
+    LOAD = "TPM2_Load" 0x157 true;
+    HMAC_START = "TPM2_HMAC_Start" 0x15B true;
+    SEQUENCE_UPDATE = "TPM2_SequenceUpdate" 0x15C false;
+    FLUSH_CONTEXT = "TPM2_FlushContext" 0x165 false;
+    READ_PUBLIC = "TPM2_ReadPublic" 0x173 false;
+    START_AUTH_SESSION = "TPM2_StartAuthSession" 0x176 true;
+    GET_CAPABILITY = "TPM2_GetCapability" 0x17A false;
+}
 
 /// A command in the making: handles, then authorizations, then parameters.
-pub(crate) struct Command {
+pub struct Command {
     pub(crate) kind: Kind,
     handles: Vec<u8>,
     authorizations: Zeroizing<Vec<u8>>,
@@ -43,25 +49,26 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    pub(crate) fn new(kind: Kind) -> Self {
+    /// Neither handles nor parameters yet.
+    pub fn new(kind: Kind) -> Self {
         // Large enough never to move: what moves leaves copies of secrets behind.
         let room = |bytes| Zeroizing::new(Vec::with_capacity(bytes));
         Self { kind, handles: Vec::new(), authorizations: room(256), parameters: room(LARGEST) }
     }
 
     /// The next handle.
-    pub(crate) fn handle(mut self, handle: u32) -> Self {
+    pub fn handle(mut self, handle: u32) -> Self {
         self.handles.extend(handle.to_be_bytes());
         self
     }
 
     /// Authorizes the next handle that needs it by its value.
-    pub(crate) fn password(self, value: &[u8]) -> Self {
+    pub fn password(self, value: &[u8]) -> Self {
         self.authorization(PASSWORD_SESSION, value)
     }
 
     /// Authorizes the next handle that needs it by a policy session, which stays open.
-    pub(crate) fn policy(self, session: u32) -> Self {
+    pub fn policy(self, session: u32) -> Self {
         self.authorization(session, &[])
     }
 
@@ -74,23 +81,23 @@ impl Command {
     }
 
     /// A parameter in its final form.
-    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.parameters.extend(bytes);
         self
     }
 
     /// An integer of 16 bits.
-    pub(crate) fn u16(self, value: u16) -> Self {
+    pub fn u16(self, value: u16) -> Self {
         self.raw(&value.to_be_bytes())
     }
 
     /// An integer of 32 bits.
-    pub(crate) fn u32(self, value: u32) -> Self {
+    pub fn u32(self, value: u32) -> Self {
         self.raw(&value.to_be_bytes())
     }
 
     /// A `TPM2B`: length and bytes. There are at most 65535.
-    pub(crate) fn sized(mut self, bytes: &[u8]) -> Self {
+    pub fn sized(mut self, bytes: &[u8]) -> Self {
         sized(&mut self.parameters, bytes);
         self
     }
@@ -116,7 +123,7 @@ impl Command {
 }
 
 /// What a successful command returned: perhaps a handle, and parameters to be read one after another.
-pub(crate) struct Response {
+pub struct Response {
     bytes: Zeroizing<Vec<u8>>,
     handle: Option<u32>,
     at: usize,
@@ -125,7 +132,7 @@ pub(crate) struct Response {
 
 /// A response that is not what the TPM's documents promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Garbled;
+pub struct Garbled;
 
 impl Response {
     /// Takes a response apart; `Ok(Err(code))` if the TPM refused.
@@ -154,24 +161,27 @@ impl Response {
     }
 
     /// The handle of what was made.
-    pub(crate) fn handle(&self) -> Result<u32, Garbled> {
+    pub fn handle(&self) -> Result<u32, Garbled> {
         self.handle.ok_or(Garbled)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, Garbled> {
+    /// The next byte.
+    pub fn u8(&mut self) -> Result<u8, Garbled> {
         self.take::<1>().map(u8::from_be_bytes)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Garbled> {
+    /// The next integer of 16 bits.
+    pub fn u16(&mut self) -> Result<u16, Garbled> {
         self.take().map(u16::from_be_bytes)
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32, Garbled> {
+    /// The next integer of 32 bits.
+    pub fn u32(&mut self) -> Result<u32, Garbled> {
         self.take().map(u32::from_be_bytes)
     }
 
     /// The bytes of a `TPM2B`, without its length.
-    pub(crate) fn sized(&mut self) -> Result<Zeroizing<Vec<u8>>, Garbled> {
+    pub fn sized(&mut self) -> Result<Zeroizing<Vec<u8>>, Garbled> {
         let length = usize::from(self.u16()?);
         self.bytes(length).map(|bytes| Zeroizing::new(bytes.to_vec()))
     }
@@ -188,8 +198,8 @@ impl Response {
     }
 }
 
-/// Appends a `TPM2B`.
-pub(crate) fn sized(to: &mut Vec<u8>, bytes: &[u8]) {
+/// Appends a `TPM2B`: length and bytes. There are at most 65535.
+pub fn sized(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(length::<u16>(bytes.len()).to_be_bytes());
     to.extend(bytes);
 }

@@ -11,7 +11,7 @@ impl ResponseCode {
     pub(crate) const NO_CONTEXT: Self = Self(TCTI_LAYER | 3);
 
     /// An error unless this is success.
-    pub(crate) fn ok(self) -> Result<(), Self> {
+    pub fn ok(self) -> Result<(), Self> {
         match self.0 {
             0 => Ok(()),
             _ => Err(self),
@@ -19,7 +19,7 @@ impl ResponseCode {
     }
 
     /// What is wrong, without where: comparable with the constants of this file.
-    pub(crate) fn error(self) -> u32 {
+    pub fn error(self) -> u32 {
         match self.0 & LAYER {
             TPM_LAYER | RESOURCE_MANAGER_TPM_LAYER if self.0 & FORMAT_1 != 0 => self.0 & 0xBF,
             TPM_LAYER | RESOURCE_MANAGER_TPM_LAYER => self.0 & 0xFFF,
@@ -64,29 +64,31 @@ const RESOURCE_MANAGER_TPM_LAYER: u32 = 0x000B_0000;
 const FORMAT_1: u32 = 0x80;
 
 /// There is no object at the handle.
-pub(crate) const HANDLE: u32 = 0x08B;
+pub const HANDLE: u32 = 0x08B;
 /// An authorization failed, and is counted by the lockout.
-pub(crate) const AUTH_FAIL: u32 = 0x08E;
+pub const AUTH_FAIL: u32 = 0x08E;
 /// An authorization failed.
-pub(crate) const BAD_AUTH: u32 = 0x0A2;
+pub const BAD_AUTH: u32 = 0x0A2;
 /// TPM2_Startup is needed first.
-pub(crate) const INITIALIZE: u32 = 0x100;
+pub const INITIALIZE: u32 = 0x100;
 /// The TPM has failed.
-pub(crate) const FAILURE: u32 = 0x101;
+pub const FAILURE: u32 = 0x101;
+/// A persistent object or an index is there already.
+pub const NV_DEFINED: u32 = 0x14C;
 /// No room for another object.
-pub(crate) const OBJECT_MEMORY: u32 = 0x902;
+pub const OBJECT_MEMORY: u32 = 0x902;
 /// No room for another session.
-pub(crate) const SESSION_MEMORY: u32 = 0x903;
+pub const SESSION_MEMORY: u32 = 0x903;
 /// All session handles are in use.
-pub(crate) const SESSION_HANDLES: u32 = 0x905;
+pub const SESSION_HANDLES: u32 = 0x905;
 /// The command was suspended; to be repeated.
-pub(crate) const YIELDED: u32 = 0x908;
+pub const YIELDED: u32 = 0x908;
 /// A self-test is under way.
-pub(crate) const TESTING: u32 = 0x90A;
+pub const TESTING: u32 = 0x90A;
 /// Writes are slowed down to spare the memory.
-pub(crate) const NV_RATE: u32 = 0x920;
+pub const NV_RATE: u32 = 0x920;
 /// The TPM could not start the command; to be repeated.
-pub(crate) const RETRY: u32 = 0x922;
+pub const RETRY: u32 = 0x922;
 
 const NAMES: &[(u32, &str)] = &[
     (0x081, "TPM_RC_ASYMMETRIC"),
@@ -119,7 +121,7 @@ const NAMES: &[(u32, &str)] = &[
     (0x130, "TPM_RC_REBOOT"),
     (0x143, "TPM_RC_COMMAND_CODE"),
     (0x14B, "TPM_RC_NV_SPACE"),
-    (0x14C, "TPM_RC_NV_DEFINED"),
+    (NV_DEFINED, "TPM_RC_NV_DEFINED"),
     (0x153, "TPM_RC_NEEDS_TEST"),
     (OBJECT_MEMORY, "TPM_RC_OBJECT_MEMORY"),
     (SESSION_MEMORY, "TPM_RC_SESSION_MEMORY"),

@@ -1,6 +1,7 @@
 //! One conversation with a TPM: a command out, a response back, again where the TPM asks for patience. Does not know what
 //! the commands are for.
 
+use std::ffi::CString;
 use std::thread;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use zeroize::Zeroizing;
 
 use crate::code::{self, ResponseCode};
 use crate::command::{Command, FLUSH_CONTEXT, GET_CAPABILITY, Garbled, Response, STARTUP};
+use crate::ffi::Tcti;
 
 /// The way to a TPM.
-pub(crate) trait Transport: Send {
+pub trait Transport: Send {
     /// Sends the bytes of one command.
     fn send(&mut self, command: &[u8]) -> Result<(), ResponseCode>;
 
@@ -49,7 +51,7 @@ pub enum Failure {
 
 impl Failure {
     /// What the TPM says is wrong; one of the constants of `code.rs`.
-    pub(crate) fn refusal(&self) -> Option<u32> {
+    pub fn refusal(&self) -> Option<u32> {
         match self {
             Self::Refused { code, .. } => Some(code.error()),
             Self::Lost { .. } | Self::Garbled { .. } => None,
@@ -57,26 +59,46 @@ impl Failure {
     }
 
     /// Whether only a new connection can help.
-    pub(crate) fn is_lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Garbled { .. })
     }
 }
 
+/// Why there is no way to a TPM.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The TCTI's name is none.
+    #[error("the TCTI string contains a zero byte")]
+    BadName,
+    /// The TCTI cannot be opened.
+    #[error(transparent)]
+    Refused(#[from] ResponseCode),
+}
+
 /// A TPM at the other end of a [`Transport`].
-pub(crate) struct Connection {
+pub struct Connection {
     transport: Box<dyn Transport>,
+    /// The most bytes that one command takes as data, once the TPM has told.
+    pub(crate) input_buffer: Option<usize>,
     /// Whether nobody else uses this TPM meanwhile.
     is_exclusive: bool,
 }
 
 impl Connection {
+    /// A conversation with the TPM behind the TCTI `name`, in the syntax of tpm2-tss's loader; empty to try all it knows.
+    pub fn open(name: &[u8]) -> Result<Self, OpenError> {
+        let c_name = CString::new(name).map_err(|_| OpenError::BadName)?;
+        let tcti = Tcti::open(&c_name)?;
+        Ok(Self::new(Box::new(tcti), is_exclusive(name)))
+    }
+
     /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
-    pub(crate) fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
-        Self { transport, is_exclusive }
+    pub fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
+        Self { transport, input_buffer: None, is_exclusive }
     }
 
     /// Runs `command`, and reads its result with `read`.
-    pub(crate) fn run<T>(
+    pub fn run<T>(
         &mut self,
         command: &Command,
         read: impl FnOnce(&mut Response) -> Result<T, Garbled>,
@@ -86,12 +108,12 @@ impl Connection {
     }
 
     /// Runs a `command` that has no result.
-    pub(crate) fn order(&mut self, command: &Command) -> Result<(), Failure> {
+    pub fn order(&mut self, command: &Command) -> Result<(), Failure> {
         self.run(command, |_| Ok(()))
     }
 
     /// Removes a transient object, sequence or session.
-    pub(crate) fn flush(&mut self, handle: u32) -> Result<(), Failure> {
+    pub fn flush(&mut self, handle: u32) -> Result<(), Failure> {
         self.order(&Command::new(FLUSH_CONTEXT).handle(handle))
     }
 
@@ -161,6 +183,11 @@ impl Connection {
 fn listed(mut response: Response) -> Result<Vec<u32>, Garbled> {
     let (_more, _capability, count) = (response.u8()?, response.u32()?, response.u32()?);
     (0..count.min(MANY)).map(|_| response.u32()).collect()
+}
+
+/// Whether a TCTI of this name admits one user at a time.
+fn is_exclusive(tcti: &[u8]) -> bool {
+    ["swtpm", "mssim", "device:/dev/tpm0"].iter().any(|name| tcti.starts_with(name.as_bytes()))
 }
 
 /// What may make a refused command succeed.
