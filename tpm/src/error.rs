@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_common::{ApiError, StatusCode};
-use tpm_device::ResponseCode;
+use tpm_device::{OpenError, ResponseCode};
 
 use crate::tpm::TpmError;
 
@@ -73,6 +73,9 @@ pub enum Unavailable {
     /// The TCTI's name is none.
     #[error("the TCTI string contains a zero byte")]
     BadTcti,
+    /// tpm2-tss is not there.
+    #[error("the TPM cannot be reached")]
+    NoLoader(#[source] OpenError),
     /// The TPM does not do what it should.
     #[error("the TPM cannot be used")]
     Unusable(#[source] TpmError),
@@ -84,7 +87,7 @@ impl Unavailable {
         match self {
             Self::Unreachable { .. } => true,
             Self::Unusable(error) => error.is_lost(),
-            Self::BadTcti => false,
+            Self::BadTcti | Self::NoLoader(_) => false,
         }
     }
 }

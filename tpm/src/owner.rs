@@ -190,6 +190,7 @@ pub(crate) fn open(config: &Config) -> Result<Tpm, Unavailable> {
     let name = config.tcti.as_bytes();
     let connection = Connection::open(name).map_err(|error| match error {
         OpenError::BadName => Unavailable::BadTcti,
+        OpenError::NoLoader(_) => Unavailable::NoLoader(error),
         OpenError::Refused(code) => {
             Unavailable::Unreachable { tcti: String::from_utf8_lossy(name).into_owned(), code }
         }

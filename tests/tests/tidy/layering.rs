@@ -86,7 +86,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("key-engine", &["key-api", "http-common", "config-common"]),
     ("aziot-openssl-engine", &["key-engine"]),
     ("aziot-openssl-provider", &["key-engine"]),
-    ("aziot-keyd", &["key-api", "config-common", "http-common"]),
+    ("aziot-keyd", &["key-api", "tpm-device", "config-common", "http-common"]),
     ("aziot-tpmd", &["tpm-api", "tpm-device", "config-common", "http-common"]),
     ("cert-renewal", &["config-common", "http-common"]),
     ("aziot-certd", &["cert-api", "cert-renewal", "key-api", "key-engine", "config-common", "http-common"]),
@@ -136,7 +136,7 @@ const KEPT: &[(&str, &[&str])] = &[
     ("openssl-sys", OPENSSL),
     ("foreign-types", OPENSSL),
     ("libc", OPENSSL),
-    ("tss-esapi-sys", &["tpm-device"]),
+    ("libloading", &["tpm-device"]),
 ];
 
 const HTTP: &[&str] = &["http-common", "aziot-cloud-sim", "suite-bench"];

@@ -61,7 +61,7 @@ const TPM_LAYER: u32 = 0;
 const TCTI_LAYER: u32 = 0x000A_0000;
 const RESOURCE_MANAGER_TPM_LAYER: u32 = 0x000B_0000;
 /// The bit of a code that names a parameter, session or handle.
-const FORMAT_1: u32 = 0x80;
+pub const FORMAT_1: u32 = 0x80;
 
 /// There is no object at the handle.
 pub const HANDLE: u32 = 0x08B;
@@ -87,6 +87,8 @@ pub const YIELDED: u32 = 0x908;
 pub const TESTING: u32 = 0x90A;
 /// Writes are slowed down to spare the memory.
 pub const NV_RATE: u32 = 0x920;
+/// A transient object is not loaded.
+pub const REFERENCE_H0: u32 = 0x910;
 /// The TPM could not start the command; to be repeated.
 pub const RETRY: u32 = 0x922;
 
@@ -129,6 +131,7 @@ const NAMES: &[(u32, &str)] = &[
     (SESSION_HANDLES, "TPM_RC_SESSION_HANDLES"),
     (YIELDED, "TPM_RC_YIELDED"),
     (0x909, "TPM_RC_CANCELED"),
+    (REFERENCE_H0, "TPM_RC_REFERENCE_H0"),
     (TESTING, "TPM_RC_TESTING"),
     (NV_RATE, "TPM_RC_NV_RATE"),
     (0x921, "TPM_RC_LOCKOUT"),

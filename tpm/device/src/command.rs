@@ -29,11 +29,14 @@ kinds! {
     STARTUP = "TPM2_Startup" 0x144 false;
     ACTIVATE_CREDENTIAL = "TPM2_ActivateCredential" 0x147 false;
     POLICY_SECRET = "TPM2_PolicySecret" 0x151 false;
+    CREATE = "TPM2_Create" 0x153 false;
     HMAC = "TPM2_HMAC" 0x155 false;
     IMPORT = "TPM2_Import" 0x156 false;
     LOAD = "TPM2_Load" 0x157 true;
+    RSA_DECRYPT = "TPM2_RSA_Decrypt" 0x159 false;
     HMAC_START = "TPM2_HMAC_Start" 0x15B true;
     SEQUENCE_UPDATE = "TPM2_SequenceUpdate" 0x15C false;
+    SIGN = "TPM2_Sign" 0x15D false;
     FLUSH_CONTEXT = "TPM2_FlushContext" 0x165 false;
     READ_PUBLIC = "TPM2_ReadPublic" 0x173 false;
     START_AUTH_SESSION = "TPM2_StartAuthSession" 0x176 true;

@@ -70,6 +70,9 @@ pub enum OpenError {
     /// The TCTI's name is none.
     #[error("the TCTI string contains a zero byte")]
     BadName,
+    /// tpm2-tss is not there.
+    #[error("the TCTI loader of tpm2-tss cannot be loaded; its package is often called libtss2-tctildr0")]
+    NoLoader(#[source] libloading::Error),
     /// The TCTI cannot be opened.
     #[error(transparent)]
     Refused(#[from] ResponseCode),
@@ -95,6 +98,11 @@ impl Connection {
     /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
     pub fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
         Self { transport, input_buffer: None, is_exclusive }
+    }
+
+    /// Whether nobody else uses this TPM meanwhile, as behind a resource manager others do.
+    pub fn is_exclusive(&self) -> bool {
+        self.is_exclusive
     }
 
     /// Runs `command`, and reads its result with `read`.
