@@ -32,19 +32,21 @@ fn the_rate_of_handshakes() {
     // The very same key, as keyd has it on its disk.
     let file = world.path("file.key");
     fs::copy(key_file(&world.keyd.home(), "ec-p256"), &file).unwrap();
-    let part = |_| {
-        let [both, server, none] = [(name, name), (name, &file), (&file, &file)]
-            .map(|(own, peer)| rate(&world, &certificate, own, peer));
-        eprintln!(
-            "mutual handshakes a second: {none:.0} with the key in a file, {server:.0} ({:.2}) with the server's in \
-             keyd, {both:.0} ({:.2}) with both in keyd",
-            server / none,
-            both / none
-        );
-        server / none
-    };
-    let best = (0..3).map(part).fold(0.0, f64::max);
-    assert!(env::var_os("AZIOT_RATE").is_none() || best >= PART, "only {best:.2}");
+    // Other work on the machine comes and goes: the best of some runs, taken in turns, is the fairest.
+    let mut best = [0.0_f64; 3];
+    for _ in 0..4 {
+        for (best, (own, peer)) in best.iter_mut().zip([(&*file, &*file), (name, &file), (name, name)]) {
+            *best = best.max(rate(&world, &certificate, own, peer));
+        }
+    }
+    let [none, server, both] = best;
+    let part = server / none;
+    eprintln!(
+        "mutual handshakes a second: {none:.0} with the key in a file, {server:.0} ({part:.2}) with the server's in \
+         keyd, {both:.0} ({:.2}) with both in keyd",
+        both / none
+    );
+    assert!(env::var_os("AZIOT_RATE").is_none() || part >= PART, "only {part:.2}");
 }
 
 fn rate(world: &World, certificate: &str, server_key: &str, client_key: &str) -> f64 {
