@@ -1,10 +1,12 @@
 //! Who a peer is, and what it may do (spec identity-service, chapter 6). Knows no identities.
 //!
-//! Every permission is a value that only this file makes. Unlike upstream, a principal for uid 0 adds an identity to root
-//! and takes nothing away.
+//! Every permission is a value that only this file makes. Unlike upstream, principals only add rights: one for uid 0 takes
+//! nothing from root, and of several for one user each gives what it gives. Where the API cannot tell them apart, when a
+//! process asks who it is, the last one decides, and one for its user before one for its group.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use config_common::Who;
 use http_common::Peer;
 use identity_api::config::{IdType, Principal};
 use identity_api::{LocalIdOpts, LocalUse};
@@ -14,11 +16,18 @@ use crate::Error;
 /// The principals of a configuration, by what is asked of them.
 #[derive(Debug, Default)]
 pub(crate) struct Principals {
-    processes: HashMap<u32, Process>,
-    has_manager: bool,
-    manager: Option<u32>,
+    roles: Vec<(Who, Role)>,
     modules: BTreeSet<String>,
     locals: BTreeMap<String, LocalIdOpts>,
+}
+
+/// What a principal makes of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    /// The one that manages all: a principal without `idtype`.
+    Manager,
+    /// A host process.
+    Process(Process),
 }
 
 /// A host process: a principal with `idtype`.
@@ -34,8 +43,8 @@ struct Process {
 #[derive(Debug)]
 pub(crate) struct Caller<'p> {
     uid: u32,
-    manages: bool,
-    process: Option<&'p Process>,
+    /// What decides who it is comes last.
+    roles: Vec<&'p Role>,
 }
 
 /// Which identity is a caller's own.
@@ -70,13 +79,11 @@ impl Principals {
     }
 
     fn add(&mut self, principal: &Principal) {
-        let Principal { uid, name, id_types, localid } = principal;
+        let Principal { who, name, id_types, localid } = principal;
         if id_types.is_none() {
             // Only the first counts; further ones have no rights at all.
-            if !self.has_manager {
-                self.has_manager = true;
-                self.processes.remove(uid);
-                self.manager = Some(*uid);
+            if !self.roles.iter().any(|(_, role)| *role == Role::Manager) {
+                self.roles.push((who.clone(), Role::Manager));
             }
             return;
         }
@@ -87,9 +94,6 @@ impl Principals {
             let options = localid.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
             self.locals.insert(name.clone(), options);
         }
-        if self.manager == Some(*uid) {
-            self.manager = None;
-        }
         let has = |kind| principal.has(kind);
         let process = Process {
             name: name.clone(),
@@ -97,14 +101,16 @@ impl Principals {
             module: has(IdType::Module),
             local: has(IdType::Local),
         };
-        self.processes.insert(*uid, process);
+        self.roles.push((who.clone(), Role::Process(process)));
     }
 
     /// Who `peer` is.
     pub(crate) fn caller(&self, peer: Peer) -> Caller<'_> {
-        let uid = peer.uid;
-        let manages = uid == ROOT || self.manager == Some(uid);
-        Caller { uid, manages, process: self.processes.get(&uid) }
+        let Peer { uid, gid, pid: _ } = peer;
+        let meant = self.roles.iter().filter(|(who, _)| who.includes(uid, Some(gid)));
+        let (by_user, by_group): (Vec<_>, Vec<_>) = meant.partition(|(who, _)| who.includes(uid, None));
+        let roles = by_group.into_iter().chain(by_user).map(|(_, role)| role).collect();
+        Caller { uid, roles }
     }
 
     /// The names of the modules that must exist at the hub.
@@ -121,10 +127,12 @@ impl Principals {
 impl Caller<'_> {
     /// Which identity is its own.
     pub(crate) fn own_identity(&self) -> Result<Own, Error> {
-        match self.process {
-            Some(Process { device: true, .. }) => Ok(Own::Device),
-            Some(Process { name, module, local, .. }) if *module || *local => Ok(Own::Module(name.clone())),
-            _ if self.manages => Ok(Own::Device),
+        match self.roles.last() {
+            Some(Role::Manager | Role::Process(Process { device: true, .. })) => Ok(Own::Device),
+            Some(Role::Process(Process { name, module, local, .. })) if *module || *local => {
+                Ok(Own::Module(name.clone()))
+            }
+            _ if self.manages() => Ok(Own::Device),
             Some(_) => Err(self.forbidden("have an identity", "its [[principal]] has an empty idtype")),
             None => Err(self.forbidden("have an identity", NEEDS_PRINCIPAL)),
         }
@@ -132,8 +140,7 @@ impl Caller<'_> {
 
     /// Whether it may have the device's identity.
     pub(crate) fn device(&self) -> Result<ReadDevice, Error> {
-        let device = self.process.is_some_and(|process| process.device);
-        match self.manages || device {
+        match self.manages() || self.processes().any(|process| process.device) {
             true => Ok(ReadDevice(())),
             false => {
                 Err(self
@@ -145,7 +152,7 @@ impl Caller<'_> {
     /// Whether it may have the identity of the module `id`.
     pub(crate) fn module(&self, id: &str) -> Result<ReadModule, Error> {
         let own = |process: &Process| process.name == id && (process.module || process.local);
-        match self.manages || self.process.is_some_and(own) {
+        match self.manages() || self.processes().any(own) {
             true => Ok(ReadModule(())),
             false => {
                 Err(self.forbidden(&format!("have the identity {id:?}"), "only its own [[principal]] may"))
@@ -155,10 +162,21 @@ impl Caller<'_> {
 
     /// Whether it may manage all identities; `action` is for the refusal.
     pub(crate) fn manage(&self, action: &str) -> Result<Manage, Error> {
-        match self.manages {
+        match self.manages() {
             true => Ok(Manage(())),
             false => Err(self.forbidden(action, "only root and the [[principal]] without idtype may")),
         }
+    }
+
+    fn manages(&self) -> bool {
+        self.uid == ROOT || self.roles.contains(&&Role::Manager)
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.roles.iter().filter_map(|role| match role {
+            Role::Manager => None,
+            Role::Process(process) => Some(process),
+        })
     }
 
     fn forbidden(&self, action: &str, remedy: &'static str) -> Error {
@@ -167,14 +185,19 @@ impl Caller<'_> {
 }
 
 const ROOT: u32 = 0;
-const NEEDS_PRINCIPAL: &str = "no [[principal]] of identityd has this uid";
+const NEEDS_PRINCIPAL: &str = "no [[principal]] of identityd is for this user";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn principal(uid: u32, name: &str, id_types: Option<&[IdType]>) -> Principal {
-        Principal { uid, name: name.to_owned(), id_types: id_types.map(<[_]>::to_vec), localid: None }
+        Principal {
+            who: uid.into(),
+            name: name.to_owned(),
+            id_types: id_types.map(<[_]>::to_vec),
+            localid: None,
+        }
     }
 
     /// Own identity (`d`, a module's name or `-`), then y or n for: device, module `own`, another module, manage.
@@ -225,13 +248,29 @@ mod tests {
     }
 
     #[test]
-    fn the_last_principal_of_a_uid_decides() {
+    fn each_principal_of_a_user_gives_and_the_last_decides_who_it_is() {
         let module: Option<&[IdType]> = Some(&[IdType::Module]);
         let two = [principal(7, "a", module), principal(7, "b", module)];
-        assert_eq!(rights(&two, 7, "a"), "b nnnn");
+        assert_eq!(rights(&two, 7, "a"), "b nynn");
+        assert_eq!(rights(&two, 7, "b"), "b nynn");
         assert_eq!(Principals::new(&two).modules().iter().collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!(rights(&[principal(7, "m", None), principal(7, "b", module)], 7, "b"), "b nynn");
+        let device = principal(7, "d", Some(&[IdType::Device]));
+        assert_eq!(rights(&[device, principal(7, "a", module)], 7, "a"), "a yynn");
+        assert_eq!(rights(&[principal(7, "m", None), principal(7, "b", module)], 7, "b"), "b yyyy");
         assert_eq!(rights(&[principal(7, "b", module), principal(7, "m", None)], 7, "b"), "d yyyy");
+        assert_eq!(rights(&[principal(7, "a", module), principal(7, "e", Some(&[]))], 7, "a"), "- nynn");
+    }
+
+    #[test]
+    fn a_group_is_whoever_runs_with_it_and_a_user_comes_before_it() {
+        let group = Who::of(None, Some("root".to_owned())).unwrap();
+        let shared = Principal { who: group, ..principal(7, "shared", Some(&[IdType::Module])) };
+        let table = Principals::new(&[principal(7, "mine", Some(&[IdType::Module])), shared]);
+        let own = |uid, gid| table.caller(Peer { uid, gid, pid: None }).own_identity().ok();
+        assert_eq!(own(8, 0), Some(Own::Module("shared".into())));
+        assert_eq!(own(7, 0), Some(Own::Module("mine".into())));
+        assert_eq!(own(8, 8), None);
+        assert!(table.caller(Peer { uid: 7, gid: 0, pid: None }).module("shared").is_ok());
     }
 
     #[test]

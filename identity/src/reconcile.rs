@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http_common::retry::FailureKind;
 use hub_client::Module;
-use identity_api::config::{Config, IdType, Principal};
+use identity_api::config::{Config, IdType, NOBODY, Principal};
 
 use crate::Error;
 use crate::module_id::ModuleId;
@@ -111,7 +111,8 @@ pub(crate) fn remembered(config: &Config, ours: &BTreeSet<String>) -> Config {
             Some(principal) => principal.id_types.get_or_insert_default().push(IdType::Module),
             None => {
                 let id_types = Some(vec![IdType::Module]);
-                record.principal.push(Principal { uid: NOBODY, name: name.clone(), id_types, localid: None });
+                let (who, name) = (NOBODY.into(), name.clone());
+                record.principal.push(Principal { who, name, id_types, localid: None });
             }
         }
     }
@@ -168,9 +169,6 @@ fn concerns_all(error: &Error) -> bool {
 }
 
 const STEP_LIMIT: Duration = Duration::from_secs(140);
-
-/// The uid of principals that are written only for their names: the kernel's value for no user at all.
-const NOBODY: u32 = u32::MAX;
 
 #[cfg(test)]
 mod tests {

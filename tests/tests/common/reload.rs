@@ -98,6 +98,20 @@ fn common_17_decided_a_hangup_signal_reads_the_files_again() {
     assert!(keyd.is_running());
 }
 
+#[test]
+fn principals_have_names_and_groups_and_an_unknown_one_is_a_warning() {
+    let keyd = Setup::new(&KEYD).start();
+    let file = "[[principal]]\nuser = 'bin'\nkeys = ['u-*']\n[[principal]]\ngroup = 'sys'\nkeys = ['g-*']\n\
+        [[principal]]\nuid = 'no-such-user'\nkeys = ['*']\n";
+    let start = Instant::now();
+    keyd.write_drop_in("50-names.toml", file);
+    wait_for("the new rules", BOUND, || may(&keyd, 2, "u-1").then_some(()));
+    assert!(start.elapsed() < Duration::from_secs(2) + SLOW_MACHINE, "took {:?}", start.elapsed());
+    assert!(may(&keyd, 3, "g-1"), "uid 3 runs with the group sys");
+    assert!(!may(&keyd, 2, "g-1") && !may(&keyd, 3, "u-1") && !may(&keyd, 4, "u-1"));
+    keyd.wait_for_log(BOUND, |line| line.starts_with("<4>") && line.contains("no-such-user"));
+}
+
 /// Access must change to `allowed` within the time that upstream needs at most.
 #[track_caller]
 fn eventually(keyd: &Daemon, uid: u32, id: &str, allowed: bool) {
@@ -109,5 +123,7 @@ fn eventually(keyd: &Daemon, uid: u32, id: &str, allowed: bool) {
     assert!(start.elapsed() < LATEST, "took {:?}", start.elapsed());
 }
 
+/// What this machine may take besides.
+const SLOW_MACHINE: Duration = Duration::from_secs(3);
 /// The longest time from a change to its effect.
 const LATEST: Duration = Duration::from_secs(13);

@@ -51,6 +51,41 @@ fn identity_40_the_last_principal_of_a_uid_decides() {
 }
 
 #[test]
+fn of_several_principals_of_a_user_each_can_be_had_by_name() {
+    let site = site(&[(1001, "early", "['module']"), (1001, "late", "['module', 'device']")]);
+    let both = site.as_uid(1001);
+    for name in ["early", "late"] {
+        let identity = both.get(&format!("/identities/modules/{name}?type=aziot")).expect(200).json();
+        assert_eq!(identity["spec"]["moduleId"], name);
+    }
+    both.post("/identities/device", &json!({ "type": "aziot" })).expect(200);
+    both.get("/identities/modules/another?type=aziot").expect(401);
+}
+
+#[test]
+fn principals_have_names_and_groups() {
+    let site = Site::manual(
+        "[[principal]]\nuser = 'bin'\nname = 'by-name'\nidtype = 'module'\n\
+         [[principal]]\ngroup = 'sys'\nname = 'by-group'\nidtype = 'module'\n",
+    );
+    site.wait_until_settled();
+    assert_eq!(own(&site, 2).expect(200).json()["spec"]["moduleId"], "by-name");
+    assert_eq!(own(&site, 3).expect(200).json()["spec"]["moduleId"], "by-group");
+    own(&site, 4).expect(401);
+    let recorded = site.state("prev_state");
+    assert!(!recorded.contains("group = ") && recorded.contains("by-group"), "{recorded}");
+}
+
+#[test]
+fn a_bad_file_keeps_the_old_principals_and_says_so() {
+    let site = site(&[(1001, "agent", "['device']")]);
+    site.identityd.write_drop_in("bad.toml", "[[principal]]\nuid = 1002\nidtype = ['device']\n");
+    site.identityd.wait_for_log(WAIT, |line| line.contains("bad.toml") && line.contains("the old one stays"));
+    own(&site, 1001).expect(200);
+    own(&site, 1002).expect(401);
+}
+
+#[test]
 fn identity_35_41_a_process_has_its_own_module_only() {
     let site =
         site(&[(1001, "mine", "'module'"), (1002, "other", "['module']"), (1003, "dev", "['device']")]);

@@ -107,10 +107,12 @@ impl Config {
                 }
                 manager = Some(name);
             }
-            if !uids.insert(principal.uid) {
-                let uid = principal.uid;
+            doubts.extend_from_slice(principal.who.doubts());
+            if let Some(uid) = principal.who.uid()
+                && !uids.insert(uid)
+            {
                 doubts.push(format!(
-                    "uid {uid} has several principals; only the last, {name:?}, decides who it is"
+                    "uid {uid} has several principals; asked who it is, it is the last, {name:?}; the others it has to ask for by name"
                 ));
             }
         }

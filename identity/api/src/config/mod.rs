@@ -10,7 +10,7 @@ mod subject;
 
 use std::path::PathBuf;
 
-use config_common::Endpoints;
+use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,14 @@ pub struct Config {
 impl Config {
     /// What belongs into `prev_state`: everything but what upstream's lacks.
     pub fn for_record(&self) -> Self {
-        Self { endpoints: Endpoints::default(), log_level: None, draft_api: false, ..self.clone() }
+        let mut record = Self { endpoints: Endpoints::default(), ..self.clone() };
+        record.log_level = None;
+        record.draft_api = false;
+        for principal in &mut record.principal {
+            // Only the names of principals matter there.
+            principal.who = principal.who.uid().unwrap_or(NOBODY).into();
+        }
+        record
     }
 }
 
@@ -109,13 +116,32 @@ impl From<CloudTimeout> for u64 {
     }
 }
 
-/// A `[[principal]]`: a user, and who the user's processes are.
+/// A `[[principal]]`: a user or a group, and who its processes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "WrittenPrincipal", into = "WrittenPrincipal")]
+#[schemars(with = "WrittenPrincipal")]
 pub struct Principal {
-    /// Effective user id of the connecting process.
-    pub uid: u32,
+    /// Whose processes.
+    pub who: Who,
     /// The module's name.
     pub name: String,
+    /// Which identities it has; absent for the one that manages all.
+    pub id_types: Option<Vec<IdType>>,
+    /// What the certificate of its local identity is for.
+    pub localid: Option<LocalIdOpts>,
+}
+
+/// A `[[principal]]` as it is written: with `uid`, `group` or both.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct WrittenPrincipal {
+    /// The effective user of the connecting process: a number, or a name.
+    #[serde(alias = "user", skip_serializing_if = "Option::is_none")]
+    uid: Option<User>,
+    /// The name of a group: processes that run with it, and its members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    /// The module's name.
+    name: String,
     /// Which identities it has; absent for the one that manages all. A word or a list of words.
     #[serde(
         default,
@@ -124,10 +150,27 @@ pub struct Principal {
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(with = "Option<Vec<IdType>>")]
-    pub id_types: Option<Vec<IdType>>,
+    id_types: Option<Vec<IdType>>,
     /// What the certificate of its local identity is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub localid: Option<LocalIdOpts>,
+    localid: Option<LocalIdOpts>,
+}
+
+impl TryFrom<WrittenPrincipal> for Principal {
+    type Error = Nobody;
+
+    fn try_from(written: WrittenPrincipal) -> Result<Self, Nobody> {
+        let WrittenPrincipal { uid, group, name, id_types, localid } = written;
+        Ok(Self { who: Who::of(uid, group)?, name, id_types, localid })
+    }
+}
+
+impl From<Principal> for WrittenPrincipal {
+    fn from(principal: Principal) -> Self {
+        let Principal { who, name, id_types, localid } = principal;
+        let (uid, group) = who.written();
+        Self { uid, group, name, id_types, localid }
+    }
 }
 
 impl Principal {
@@ -193,6 +236,9 @@ fn default_cloud_retries() -> u32 {
 fn is_default_cloud_retries(value: &u32) -> bool {
     *value == default_cloud_retries()
 }
+
+/// The uid of recorded principals that are not one number: the kernel's value for no user at all.
+pub const NOBODY: u32 = u32::MAX;
 
 const LEAST_CLOUD_TIMEOUT: u64 = 70;
 

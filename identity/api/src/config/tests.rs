@@ -154,6 +154,8 @@ fn what_cannot_be_read() {
     check(&format!("{DPS}payload = {{ uri = 'x' }}"), "relative URL");
     check(&format!("{NONE}[[principal]]\nuid = -1\nname = 'x'"), "invalid value");
     check(&format!("{NONE}[[principal]]\nuid = 1"), "missing field `name`");
+    check(&format!("{NONE}[[principal]]\nname = 'x'"), "missing field `uid`");
+    check(&format!("{NONE}[[principal]]\nuid = 1\nuser = 'x'\nname = 'x'"), "duplicate field");
     check(
         &format!(
             "{NONE}[[principal]]\nuid = 1\nname = 'x'\nlocalid = {{ type = 'x509', attributes = 'sever' }}"
@@ -199,4 +201,18 @@ fn doubts_name_the_principals() {
     let doubts = with(&format!("{NONE}{principals}")).unwrap().doubts();
     assert_eq!(doubts.len(), 2, "{doubts:?}");
     assert!(doubts[0].contains("\"b\"") && doubts[1].contains("uid 1"), "{doubts:?}");
+}
+
+#[test]
+fn principals_by_name_and_group_are_recorded_as_upstream_reads_them() {
+    let text = "[[principal]]\nuser = 'root'\nname = 'a'\n[[principal]]\ngroup = 'root'\nname = 'b'\nidtype = []\n\
+        [[principal]]\nuid = 'nobody at all'\nname = 'c'\nidtype = []\n[[principal]]\nuid = 7\nname = 'd'\nidtype = []";
+    let config = with(&format!("{NONE}{text}")).unwrap();
+    let doubts = config.doubts();
+    assert!(doubts.len() == 1 && doubts[0].contains("nobody at all"), "{doubts:?}");
+    assert!(config.principal[0].who.includes(0, None) && config.principal[1].who.includes(7, Some(0)));
+    assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+    let recorded = toml::to_string(&config.for_record()).unwrap();
+    assert_eq!(recorded.matches("uid = 4294967295").count(), 3, "{recorded}");
+    assert!(recorded.contains("uid = 7") && !recorded.contains("group"), "{recorded}");
 }
