@@ -22,7 +22,9 @@ check: ## format, lints, documentation, licences: what must be clean before a co
 	@scripts/check.sh
 
 bench: ## measure speed and memory of release builds
+	cargo build --locked --release --workspace --lib --bins
 	cargo run --locked --release --package suite-bench
+	AZIOT_RATE=1 cargo test --locked --release --package suite-tests --test engine the_rate -- --nocapture
 
 test-openssl4: ## run the tests against OpenSSL 4, which is built first
 	@scripts/test-openssl4.sh
