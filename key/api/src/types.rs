@@ -6,11 +6,12 @@ use std::fmt;
 use config_common::{Base64, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use zeroize::ZeroizeOnDrop;
 
 use crate::KeyUsage;
 
-/// Opaque text that gives its holder the use of one key; it has no expiry.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+/// Opaque text that gives its holder the use of one key; it has no expiry. Wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ZeroizeOnDrop)]
 #[serde(transparent)]
 pub struct KeyHandle(String);
 
