@@ -14,7 +14,7 @@ use http_common::https::{Call, Cloud, CloudFailure, Credentials, Reply, path_seg
 use http_common::sas::{Scope, Signer};
 
 pub use error::Error;
-pub use schema::{AuthType, Module, ModuleKeys};
+pub use schema::{AuthType, Module, ModuleCertificate, ModuleKeys};
 
 use schema::{API_VERSION, ModuleBody};
 
@@ -95,6 +95,18 @@ impl<S: Signer> HubClient<S> {
         deadline: Instant,
     ) -> Result<Module, Error> {
         let body = ModuleBody::with_keys(module, &self.device.device_id, keys);
+        self.put(&module.module_id, &body, Some(if_match), deadline).await
+    }
+
+    /// Let `module`, as read from the hub, prove itself by this certificate from now on. What else the hub knows of it stays.
+    pub async fn set_certificate(
+        &self,
+        module: &Module,
+        certificate: &ModuleCertificate,
+        if_match: &IfMatch,
+        deadline: Instant,
+    ) -> Result<Module, Error> {
+        let body = ModuleBody::with_certificate(module, &self.device.device_id, certificate);
         self.put(&module.module_id, &body, Some(if_match), deadline).await
     }
 

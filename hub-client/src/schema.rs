@@ -54,6 +54,15 @@ pub struct ModuleKeys {
     pub secondary: Zeroizing<String>,
 }
 
+/// By what a hub shall know the certificate of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleCertificate {
+    /// By its thumbprint: SHA-1 or SHA-256 of it in DER, in hex.
+    Thumbprint(String),
+    /// By its issuer, which the hub knows already; its common name is `device/module`.
+    Authority,
+}
+
 /// The body of a PUT.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,8 +78,18 @@ pub(crate) struct ModuleBody<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Authentication<'a> {
-    symmetric_key: SymmetricKey<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symmetric_key: Option<SymmetricKey<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x509_thumbprint: Option<Thumbprints<'a>>,
     r#type: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Thumbprints<'a> {
+    primary_thumbprint: &'a str,
+    secondary_thumbprint: &'a str,
 }
 
 #[derive(Serialize)]
@@ -86,12 +105,31 @@ impl<'a> ModuleBody<'a> {
     }
 
     pub(crate) fn with_keys(module: &'a Module, device_id: &'a str, keys: &'a ModuleKeys) -> Self {
-        let symmetric_key = SymmetricKey { primary_key: &keys.primary, secondary_key: &keys.secondary };
+        let symmetric_key = Some(SymmetricKey { primary_key: &keys.primary, secondary_key: &keys.secondary });
+        let authentication = Authentication { symmetric_key, x509_thumbprint: None, r#type: "sas" };
+        Self::with(module, device_id, authentication)
+    }
+
+    pub(crate) fn with_certificate(
+        module: &'a Module,
+        device_id: &'a str,
+        certificate: &'a ModuleCertificate,
+    ) -> Self {
+        let (x509_thumbprint, r#type) = match certificate {
+            ModuleCertificate::Thumbprint(text) => {
+                (Some(Thumbprints { primary_thumbprint: text, secondary_thumbprint: text }), "x509")
+            }
+            ModuleCertificate::Authority => (None, "certificateAuthority"),
+        };
+        Self::with(module, device_id, Authentication { symmetric_key: None, x509_thumbprint, r#type })
+    }
+
+    fn with(module: &'a Module, device_id: &'a str, authentication: Authentication<'a>) -> Self {
         Self {
             module_id: &module.module_id,
             device_id,
             managed_by: module.managed_by.as_deref(),
-            authentication: Some(Authentication { symmetric_key, r#type: "sas" }),
+            authentication: Some(authentication),
         }
     }
 

@@ -37,6 +37,22 @@ fn module() -> Module {
 }
 
 #[tokio::test]
+async fn certificates_are_registered_by_thumbprint_or_issuer() {
+    let (hub, server) = client(|_| answer(200, "", MODULE));
+    for certificate in [ModuleCertificate::Thumbprint("AB12".into()), ModuleCertificate::Authority] {
+        hub.set_certificate(&module(), &certificate, &IfMatch::Any, soon()).await.unwrap();
+    }
+    let begin = r#"{"moduleId":"a b","deviceId":"Pump=7","managedBy":"IotEdge","authentication":{"#;
+    let expected = [
+        r#""x509Thumbprint":{"primaryThumbprint":"AB12","secondaryThumbprint":"AB12"},"type":"x509"}}"#,
+        r#""type":"certificateAuthority"}}"#,
+    ];
+    for (seen, rest) in server.requests().iter().zip(expected) {
+        assert_eq!((seen.body.clone(), seen.header("if-match")), (format!("{begin}{rest}"), Some("*")));
+    }
+}
+
+#[tokio::test]
 async fn requests_are_those_of_the_registry() {
     let (hub, server) = client(|seen| match (seen.line().split(' ').next(), seen.header("if-match")) {
         (Some("DELETE"), _) => answer(204, "", ""),

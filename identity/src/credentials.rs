@@ -90,6 +90,7 @@ impl Services {
                         key_id: identity_pk.clone(),
                         subject: Some(subject_of_device(manual, csr_subject.as_ref())),
                         algorithm: key_algorithm.unwrap_or_default(),
+                        is_made_anew: false,
                     })
                 }
             },
@@ -106,6 +107,7 @@ impl Services {
                     key_id: identity_pk.clone(),
                     subject: registration_id.clone(),
                     algorithm: key_algorithm.unwrap_or_default(),
+                    is_made_anew: false,
                 }),
                 Attestation::Tpm { .. } => DeviceCredentials::Tpm(self.tpmd.clone()),
             },

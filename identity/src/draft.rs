@@ -3,8 +3,7 @@
 
 use http_common::{Peer, Serve};
 use identity_api::{
-    Auth, AziotIdentity, DeleteModule, GetDevice, GetIdentity, GetModule, Identity, ListModules, Reprovision,
-    draft,
+    AziotIdentity, DeleteModule, GetDevice, GetIdentity, GetModule, Identity, ListModules, Reprovision, draft,
 };
 
 use crate::module_id::ModuleId;
@@ -36,9 +35,11 @@ impl Serve<draft::ListModules> for Identityd {
         let mut identities = Vec::with_capacity(list.identities.len());
         for identity in list.identities {
             let mut identity = of_hub(identity)?;
-            if let (Some(module), Some(generation)) = (&identity.module_id, &identity.gen_id) {
-                let handle = self.master.primary_handle(module, generation).await;
-                identity.auth = Some(Auth::Sas { key_handle: handle.map_err(Error::ModuleKey)? });
+            // Certificates are made for those who ask for one module.
+            if let (Some(module), Some(generation)) = (&identity.module_id, &identity.gen_id)
+                && !self.module_credentials.is_certified(module)
+            {
+                identity.auth = Some(self.module_credentials.key(module, generation).await?);
             }
             identities.push(identity.into());
         }
@@ -58,8 +59,8 @@ impl Serve<draft::CreateModule> for Identityd {
         if let Some(given) = deviceid.filter(|given| given != ours) {
             return Err(Error::OtherDevice { given, ours: ours.clone() });
         }
-        let (module, key_handle) = device.modules.create(&id, managed_by, &self.master).await?;
-        in_draft(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+        let (module, auth) = device.modules.create(&id, managed_by, &self.module_credentials).await?;
+        in_draft(device.module_identity(&module, Some(auth)))
     }
 }
 

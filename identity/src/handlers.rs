@@ -2,9 +2,8 @@
 
 use http_common::{Handlers, Peer, Serve};
 use identity_api::{
-    Auth, CreateModule, DeleteModule, GetDevice, GetIdentity, GetModule, GetProvisioning, GetTrustBundle,
-    Identity, ListModules, LocalIdOpts, LocalUse, ModuleList, Provisioning, Reprovision, TrustBundle,
-    UpdateModule,
+    CreateModule, DeleteModule, GetDevice, GetIdentity, GetModule, GetProvisioning, GetTrustBundle, Identity,
+    ListModules, LocalIdOpts, LocalUse, ModuleList, Provisioning, Reprovision, TrustBundle, UpdateModule,
 };
 
 use crate::authz::Own;
@@ -66,8 +65,8 @@ impl Serve<CreateModule> for Identityd {
             return local::of_other(config, principals, &id, options, &self.services.workshop).await;
         }
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-        let (module, key_handle) = device.modules.create(&id, None, &self.master).await?;
-        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+        let (module, auth) = device.modules.create(&id, None, &self.module_credentials).await?;
+        Ok(device.module_identity(&module, Some(auth)))
     }
 }
 
@@ -93,8 +92,8 @@ impl Serve<UpdateModule> for Identityd {
         self.settings().principals.caller(peer).manage("update modules")?;
         aziot_only(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-        let (module, key_handle) = device.modules.update(&id, &self.master).await?;
-        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+        let (module, auth) = device.modules.update(&id, &self.module_credentials).await?;
+        Ok(device.module_identity(&module, Some(auth)))
     }
 }
 
@@ -103,7 +102,7 @@ impl Serve<DeleteModule> for Identityd {
         self.settings().principals.caller(peer).manage("delete modules")?;
         aziot_only(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-        device.modules.delete(&id).await
+        device.modules.delete(&id, &self.module_credentials).await
     }
 }
 

@@ -22,6 +22,7 @@ mod draft;
 mod error;
 mod handlers;
 mod local;
+mod module_credentials;
 mod module_id;
 mod module_keys;
 mod modules;
@@ -41,8 +42,8 @@ use config_common::Service;
 use http_common::daemon::{Common, Daemon, notify_status};
 use http_common::https::ProxyRules;
 use http_common::{Router, chain};
+use identity_api::Identity;
 use identity_api::config::{Config, Source};
-use identity_api::{Auth, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -53,8 +54,8 @@ use backup::{Home, Memo};
 use cloud::CloudAccess;
 use credentials::Services;
 use device::{Device, Phase, Status};
+use module_credentials::ModuleCredentials;
 use module_id::ModuleId;
-use module_keys::MasterKey;
 use provision::{Event, Turn};
 
 /// The state of the daemon.
@@ -66,7 +67,7 @@ pub struct Identityd {
     home: Home,
     memo: Mutex<Memo>,
     services: Services,
-    master: MasterKey,
+    module_credentials: ModuleCredentials,
     cloud: Arc<CloudAccess>,
     /// The failure that the log told last, so that it is not told again and again.
     told: Mutex<Option<String>>,
@@ -117,7 +118,7 @@ impl Daemon for Identityd {
             events,
             memo: Mutex::new(home.memo()),
             home,
-            master: MasterKey::new(services.keyd.clone()),
+            module_credentials: module_credentials(&services, &config),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
             waiting: Semaphore::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
@@ -146,9 +147,12 @@ impl Daemon for Identityd {
             tracing::warn!("{setting} has changed; this needs a restart to take effect");
         }
         let same = |new: &Config| {
-            old.config.provisioning == new.provisioning && old.config.principal == new.principal
+            old.config.provisioning == new.provisioning
+                && old.config.principal == new.principal
+                && old.config.module_x509 == new.module_x509
         };
         let nothing_to_do = same(&config);
+        self.module_credentials.take_up(config.module_x509.as_ref());
         *self.settings.write().expect("no panic while held") = Arc::new(Settings::new(config));
         if !nothing_to_do {
             // At once, so that whoever asks for a new module waits for it.
@@ -237,12 +241,8 @@ impl Identityd {
         }
         let prefer_known = settings.config.prefer_module_identity_cache;
         let module = device.modules.get(id, prefer_known).await?;
-        let Some(generation) = &module.generation_id else {
-            return Err(Error::NoGenerationId { id: module.module_id });
-        };
-        let handle = self.master.primary_handle(&module.module_id, generation).await;
-        let key_handle = handle.map_err(Error::ModuleKey)?;
-        Ok(device.module_identity(&module, Some(Auth::Sas { key_handle })))
+        let auth = device.modules.auth(&module, &self.module_credentials).await?;
+        Ok(device.module_identity(&module, Some(auth)))
     }
 
     fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -256,6 +256,10 @@ impl Identityd {
         let worked = tokio::task::spawn_blocking(move || work(&home)).await;
         worked.expect("reading and writing state does not panic")
     }
+}
+
+fn module_credentials(services: &Services, config: &Config) -> ModuleCredentials {
+    ModuleCredentials::new(services.keyd.clone(), services.workshop.clone(), config.module_x509.as_ref())
 }
 
 /// The settings that have changed and are read at the start only.

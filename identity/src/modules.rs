@@ -13,20 +13,21 @@
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
 //! time, and after a failure none is made for a while.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
 use http_common::retry::{Attempts, FailureKind};
-use hub_client::{Deleted, HubClient, IfMatch, Module};
-use key_api::KeyHandle;
+use hub_client::{Deleted, HubClient, IfMatch, Module, ModuleCertificate};
+use identity_api::Auth;
 use tokio::sync::{mpsc, watch};
 
 use crate::Error;
 use crate::cloud::{CloudAccess, Repeat};
 use crate::credentials::{DeviceCredentials, TokenSigner};
+use crate::module_credentials::{ForHub, Granted, ModuleCredentials};
 use crate::module_id::ModuleId;
-use crate::module_keys::MasterKey;
 use crate::provision::Event;
 use crate::records::{ModuleRecord, Records};
 
@@ -37,6 +38,8 @@ pub(crate) struct Modules {
     credentials: DeviceCredentials,
     records: Arc<Records>,
     refresh: Mutex<Refresh>,
+    /// The certificates that the hub was told of since the start.
+    certified: Mutex<BTreeMap<String, ModuleCertificate>>,
     events: mpsc::Sender<Event>,
 }
 
@@ -64,7 +67,15 @@ impl Modules {
         records: Records,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { cloud, device, credentials, records: Arc::new(records), refresh: Mutex::default(), events }
+        Self {
+            cloud,
+            device,
+            credentials,
+            records: Arc::new(records),
+            refresh: Mutex::default(),
+            certified: Mutex::default(),
+            events,
+        }
     }
 
     async fn hub(&self) -> Result<HubClient<TokenSigner>, Error> {
@@ -119,14 +130,14 @@ impl Modules {
         &self,
         id: &ModuleId,
         managed_by: Option<String>,
-        master: &MasterKey,
-    ) -> Result<(ModuleRecord, KeyHandle), Error> {
-        master.ensure().await.map_err(Error::ModuleKey)?;
+        credentials: &ModuleCredentials,
+    ) -> Result<(ModuleRecord, Auth), Error> {
+        credentials.ensure(id.as_str()).await?;
         let deadline = Instant::now() + CHANGE_LIMIT;
         let created = self.make(id, deadline).await?;
         let managed_by = managed_by.or_else(|| created.managed_by.clone());
         let created = Module { managed_by, ..created };
-        match self.give_keys(&created, master, deadline).await {
+        match self.give_credentials(&created, credentials, deadline).await {
             Ok(module) => Ok(module),
             Err(error) => {
                 self.undo(&created).await;
@@ -139,18 +150,20 @@ impl Modules {
     pub(crate) async fn update(
         &self,
         id: &ModuleId,
-        master: &MasterKey,
-    ) -> Result<(ModuleRecord, KeyHandle), Error> {
+        credentials: &ModuleCredentials,
+    ) -> Result<(ModuleRecord, Auth), Error> {
         let deadline = Instant::now() + CHANGE_LIMIT;
         let module = self.hub().await?.get(id.as_str(), deadline).await?;
-        self.give_keys(&module, master, deadline).await
+        self.give_credentials(&module, credentials, deadline).await
     }
 
     /// No such module any more.
-    pub(crate) async fn delete(&self, id: &ModuleId) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, id: &ModuleId, credentials: &ModuleCredentials) -> Result<(), Error> {
         let hub = self.hub().await?;
         let deleted = hub.delete(id.as_str(), &IfMatch::Any, Instant::now() + CHANGE_LIMIT).await?;
         self.records.forget(id.as_str()).await;
+        self.certified().remove(id.as_str());
+        credentials.forget(id.as_str()).await;
         match deleted {
             Deleted::Removed => Ok(()),
             Deleted::WasAbsent => Err(Error::NoSuchModule { id: id.as_str().to_owned() }),
@@ -169,19 +182,55 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Give `module`, as read from the hub, our keys.
-    pub(crate) async fn give_keys(
+    /// What `module`, of which this is known, proves itself with. The hub is told of a certificate that it may not know.
+    pub(crate) async fn auth(
+        &self,
+        module: &ModuleRecord,
+        credentials: &ModuleCredentials,
+    ) -> Result<Auth, Error> {
+        let id = &module.module_id;
+        if !credentials.is_certified(id) {
+            let no_generation = || Error::NoGenerationId { id: id.clone() };
+            let generation = module.generation_id.as_deref().ok_or_else(no_generation)?;
+            return credentials.key(id, generation).await;
+        }
+        let (certificate, auth) = credentials.certificate(&module.device_id, id).await?;
+        if self.certified().get(id) == Some(&certificate) {
+            return Ok(auth);
+        }
+        match self.update(&ModuleId::parse(id)?, credentials).await {
+            Ok((_, auth)) => Ok(auth),
+            Err(error) if error.failure_kind().is_some_and(FailureKind::is_transient) => {
+                tracing::warn!("the hub may not know the certificate of {id:?}: {}", chain(&error));
+                Ok(auth)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Give `module`, as read from the hub, what it proves itself with.
+    pub(crate) async fn give_credentials(
         &self,
         module: &Module,
-        master: &MasterKey,
+        credentials: &ModuleCredentials,
         deadline: Instant,
-    ) -> Result<(ModuleRecord, KeyHandle), Error> {
-        let id = || module.module_id.clone();
-        let generation = module.generation_id.as_deref().ok_or_else(|| Error::NoGenerationId { id: id() })?;
-        let keys = master.keys(&module.module_id, generation).await.map_err(Error::ModuleKey)?;
-        let module = self.hub().await?.set_keys(module, &keys.for_hub, &IfMatch::Any, deadline).await?;
+    ) -> Result<(ModuleRecord, Auth), Error> {
+        let Granted { for_hub, auth } = credentials.grant(module).await?;
+        let hub = self.hub().await?;
+        let module = match for_hub {
+            ForHub::Keys(keys) => hub.set_keys(module, &keys, &IfMatch::Any, deadline).await?,
+            ForHub::Certificate(certificate) => {
+                let module = hub.set_certificate(module, &certificate, &IfMatch::Any, deadline).await?;
+                self.certified().insert(module.module_id.clone(), certificate);
+                module
+            }
+        };
         self.records.see(&module).await;
-        Ok((ModuleRecord::from(&module), keys.primary_handle))
+        Ok((ModuleRecord::from(&module), auth))
+    }
+
+    fn certified(&self) -> MutexGuard<'_, BTreeMap<String, ModuleCertificate>> {
+        self.certified.lock().expect("no panic while held")
     }
 
     /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.

@@ -11,8 +11,8 @@ use hub_client::Module;
 use identity_api::config::{Config, IdType, NOBODY, Principal};
 
 use crate::Error;
+use crate::module_credentials::ModuleCredentials;
 use crate::module_id::ModuleId;
-use crate::module_keys::MasterKey;
 use crate::modules::Modules;
 
 /// What to do about one module.
@@ -73,13 +73,13 @@ pub(crate) async fn carry_out(
     steps: Vec<Step>,
     mut ours: BTreeSet<String>,
     modules: &Modules,
-    master: &MasterKey,
+    credentials: &ModuleCredentials,
 ) -> Outcome {
     let mut failures = Vec::new();
     for step in steps {
         let id = step.module_id().to_owned();
         let is_deletion = matches!(step, Step::Delete(_));
-        match perform(step, modules, master).await {
+        match perform(step, modules, credentials).await {
             Ok(done) => {
                 tracing::info!("module {id:?} {done}");
                 match is_deletion {
@@ -128,24 +128,28 @@ impl Step {
     }
 }
 
-async fn perform(step: Step, modules: &Modules, master: &MasterKey) -> Result<&'static str, Error> {
+async fn perform(
+    step: Step,
+    modules: &Modules,
+    credentials: &ModuleCredentials,
+) -> Result<&'static str, Error> {
     match step {
-        Step::Delete(id) => match modules.delete(&ModuleId::parse(&id)?).await {
+        Step::Delete(id) => match modules.delete(&ModuleId::parse(&id)?, credentials).await {
             Ok(()) => Ok("is deleted, no principal has it any more"),
             Err(Error::NoSuchModule { .. }) => Ok("is gone already"),
             Err(error) => Err(error),
         },
         Step::Adopt(module) => {
-            modules.give_keys(&module, master, Instant::now() + STEP_LIMIT).await?;
+            modules.give_credentials(&module, credentials, Instant::now() + STEP_LIMIT).await?;
             Ok("has got our keys, it existed already")
         }
         Step::Create(id) => {
             let id = ModuleId::parse(&id)?;
-            match modules.create(&id, None, master).await {
+            match modules.create(&id, None, credentials).await {
                 Ok(_) => Ok("is created"),
                 // Somebody was faster.
                 Err(Error::ModuleExists { .. }) => {
-                    modules.update(&id, master).await.map(|_| "has got our keys")
+                    modules.update(&id, credentials).await.map(|_| "has got our keys")
                 }
                 Err(error) => Err(error),
             }

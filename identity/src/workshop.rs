@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cert_api::{CreateCertificate, GetCertificate};
+use cert_api::{CreateCertificate, DeleteCertificate, GetCertificate};
 use http_common::https::ClientIdentity;
 use http_common::{Client, ClientError, StatusCode};
 use identity_api::config::{KeyAlgorithm, Subject};
@@ -33,6 +33,8 @@ pub(crate) struct Certified {
     pub(crate) subject: Option<Subject>,
     /// What a new key pair is.
     pub(crate) algorithm: KeyAlgorithm,
+    /// Whether a new one is made when the time of the certificate is over. Otherwise nobody does that here.
+    pub(crate) is_made_anew: bool,
 }
 
 /// Asks keyd and certd.
@@ -145,6 +147,9 @@ impl Workshop {
     /// The key pair with its certificate, which is requested if certd has none. They fit together and are valid now.
     pub(crate) async fn obtain(&self, what: &Certified) -> Result<ClientIdentity, CertificateError> {
         let (chain, key) = match self.certificate(&what.cert_id).await? {
+            Some(chain) if what.is_made_anew && check_time(&what.cert_id, &chain).is_err() => {
+                self.make(what).await?
+            }
             Some(chain) => {
                 let key = self.key_of(&chain, what).await?;
                 (chain, key)
@@ -171,6 +176,12 @@ impl Workshop {
         let pem = self.certd.call(&request).await.map_err(failed)?.pem;
         let chain = parsed(id, &pem)?;
         Ok((pem, chain))
+    }
+
+    /// Let certd forget what it has under `id`.
+    pub(crate) async fn forget(&self, id: &str) -> Result<(), CertificateError> {
+        let failed = |source| CertificateError::Certd { id: id.to_owned(), source };
+        self.certd.call(&DeleteCertificate { cert_id: id.to_owned() }).await.map_err(failed)
     }
 
     /// A fresh handle of the key pair `id`.
@@ -212,11 +223,11 @@ impl Workshop {
 
     /// A new certificate, for a new key if keyd lets us make one.
     async fn make(&self, what: &Certified) -> Result<(Vec<X509>, PKey<Private>), CertificateError> {
-        let Certified { cert_id, key_id, subject, algorithm } = what;
+        let Certified { cert_id, key_id, subject, algorithm, is_made_anew: _ } = what;
         let Some(subject) = subject else {
             return Err(CertificateError::NoSubject { id: cert_id.clone() });
         };
-        tracing::info!("certd has no certificate {cert_id:?}; one is requested");
+        tracing::info!("certd has no certificate {cert_id:?} that can be used; one is requested");
         if self.open(key_id).await?.is_none() {
             self.create(key_id, *algorithm).await?;
             return self.certify(cert_id, key_id, subject).await;

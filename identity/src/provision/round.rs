@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http_common::chain;
 use hub_client::Module;
-use identity_api::config::Source;
+use identity_api::config::{Config, Source};
 
 use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
@@ -193,13 +193,16 @@ impl Identityd {
         let record = device.record.clone();
         let previous = self.on_disk(move |home| home.prev_state(&record)).await;
         let is_there = |id: &String| at_hub.iter().any(|module| module.module_id == *id);
+        let same = |previous: &Config| previous.module_x509 == settings.config.module_x509;
+        // Otherwise modules may have what they should no longer have.
+        let mode = if previous.as_ref().is_none_or(same) { mode } else { Mode::Repair };
         let mut ours: BTreeSet<String> = match previous {
             Some(previous) => Principals::new(&previous.principal).modules().clone(),
             None => BTreeSet::new(),
         };
         ours.retain(|id| wanted.contains(id) || is_there(id));
         let steps = reconcile::plan(at_hub, wanted, &ours, mode);
-        let outcome = reconcile::carry_out(steps, ours, &device.modules, &self.master).await;
+        let outcome = reconcile::carry_out(steps, ours, &device.modules, &self.module_credentials).await;
         let remembered = reconcile::remembered(&settings.config, &outcome.ours);
         self.on_disk(move |home| home.write_prev_state(&remembered)).await?;
         outcome.failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))

@@ -11,4 +11,6 @@ mod cloud;
 mod device;
 mod hardship;
 mod local;
+mod modules;
 mod plant;
+mod tpm;

@@ -1,0 +1,150 @@
+//! What modules prove themselves with: keys, as ever, or certificates where the configuration wants them (`[module_x509]`).
+//! Knows no hub.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, RwLock};
+
+use http_common::Client;
+use hub_client::{Module, ModuleCertificate, ModuleKeys};
+use identity_api::Auth;
+use identity_api::config::{ModuleX509, Registration, Subject};
+use openssl::sha::sha256;
+
+use crate::Error;
+use crate::module_keys::MasterKey;
+use crate::workshop::{CertificateError, Certified, Workshop};
+
+/// Makes what modules prove themselves with.
+pub(crate) struct ModuleCredentials {
+    master: MasterKey,
+    workshop: Workshop,
+    settings: RwLock<Option<Arc<ModuleX509>>>,
+}
+
+/// For the hub and for the module.
+pub(crate) struct Granted {
+    /// What the hub has to know.
+    pub(crate) for_hub: ForHub,
+    /// What the module gets.
+    pub(crate) auth: Auth,
+}
+
+/// What the hub has to know to believe a module.
+pub(crate) enum ForHub {
+    /// Its keys.
+    Keys(ModuleKeys),
+    /// Its certificate.
+    Certificate(ModuleCertificate),
+}
+
+impl ModuleCredentials {
+    /// By the services behind `keyd` and `workshop`. Asks nobody yet.
+    pub(crate) fn new(keyd: Client, workshop: Workshop, settings: Option<&ModuleX509>) -> Self {
+        let credentials = Self { master: MasterKey::new(keyd), workshop, settings: RwLock::default() };
+        credentials.take_up(settings);
+        credentials
+    }
+
+    /// From now on, these modules have certificates.
+    pub(crate) fn take_up(&self, settings: Option<&ModuleX509>) {
+        *self.settings.write().expect("no panic while held") = settings.cloned().map(Arc::new);
+    }
+
+    /// Whether the module `id` has a certificate.
+    pub(crate) fn is_certified(&self, id: &str) -> bool {
+        self.settings_for(id).is_some()
+    }
+
+    /// See to it that the module `id` can be given something, before it is made.
+    pub(crate) async fn ensure(&self, id: &str) -> Result<(), Error> {
+        match self.is_certified(id) {
+            true => Ok(()),
+            false => self.master.ensure().await.map_err(Error::ModuleKey),
+        }
+    }
+
+    /// What `module`, which the hub has, proves itself with.
+    pub(crate) async fn grant(&self, module: &Module) -> Result<Granted, Error> {
+        let Module { module_id, device_id, generation_id, .. } = module;
+        if self.is_certified(module_id) {
+            let (certificate, auth) = self.certificate(device_id, module_id).await?;
+            return Ok(Granted { for_hub: ForHub::Certificate(certificate), auth });
+        }
+        let no_generation = || Error::NoGenerationId { id: module_id.clone() };
+        let generation = generation_id.as_deref().ok_or_else(no_generation)?;
+        let keys = self.master.keys(module_id, generation).await.map_err(Error::ModuleKey)?;
+        let auth = Auth::Sas { key_handle: keys.primary_handle };
+        Ok(Granted { for_hub: ForHub::Keys(keys.for_hub), auth })
+    }
+
+    /// The key of generation `generation` of a module, which the hub knows since the module was made.
+    pub(crate) async fn key(&self, module_id: &str, generation: &str) -> Result<Auth, Error> {
+        let handle = self.master.primary_handle(module_id, generation).await;
+        Ok(Auth::Sas { key_handle: handle.map_err(Error::ModuleKey)? })
+    }
+
+    /// The certificate of a module, made if there is none or its time is over, and by what the hub shall know it.
+    pub(crate) async fn certificate(
+        &self,
+        device_id: &str,
+        module_id: &str,
+    ) -> Result<(ModuleCertificate, Auth), Error> {
+        let settings = self.settings_for(module_id);
+        let (registration, algorithm) = match &settings {
+            Some(settings) => (settings.registration, settings.key_algorithm.unwrap_or_default()),
+            None => Default::default(),
+        };
+        let what = Certified {
+            cert_id: id_of(module_id),
+            key_id: id_of(module_id),
+            subject: Some(Subject::CommonName(format!("{device_id}/{module_id}"))),
+            algorithm,
+            is_made_anew: true,
+        };
+        let identity = self.workshop.obtain(&what).await?;
+        let handle = self.workshop.handle(&what.key_id).await;
+        let failed = |source| CertificateError::Keyd { id: what.key_id.clone(), source };
+        let auth = Auth::X509 { key_handle: handle.map_err(failed)?, cert_id: what.cert_id.clone() };
+        let certificate = match (registration, identity.chain.first()) {
+            (Registration::Thumbprint, Some(leaf)) => {
+                let unreadable = |source| CertificateError::Unreadable { id: what.cert_id.clone(), source };
+                ModuleCertificate::Thumbprint(hex(&sha256(&leaf.to_der().map_err(unreadable)?)))
+            }
+            (Registration::Ca, _) | (Registration::Thumbprint, None) => ModuleCertificate::Authority,
+        };
+        Ok((certificate, auth))
+    }
+
+    /// The module `id` is gone: its certificate and key go too. What cannot be removed is replaced with the next one.
+    pub(crate) async fn forget(&self, id: &str) {
+        if !self.is_certified(id) {
+            return;
+        }
+        let id = id_of(id);
+        let removed = match self.workshop.forget(&id).await {
+            Ok(()) => self.workshop.delete_key(&id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!("the certificate and key pair {id:?} stay: {}", http_common::chain(&error));
+        }
+    }
+
+    fn settings_for(&self, id: &str) -> Option<Arc<ModuleX509>> {
+        let settings = self.settings.read().expect("no panic while held").clone();
+        settings.filter(|settings| settings.includes(id))
+    }
+}
+
+/// The id of both the key pair in keyd and the certificate in certd.
+fn id_of(module_id: &str) -> String {
+    format!("module-{module_id}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
+}

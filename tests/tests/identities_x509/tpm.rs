@@ -1,0 +1,111 @@
+//! The device with a TPM: checklist 17 and 19, and 45 and 46 of the TPM service.
+
+use std::os::unix::net::UnixListener;
+
+use serde_json::{Value, json};
+use suite_tests::{
+    harness::{CERTD, Daemon, IDENTITYD, KEYD, Setup, TPMD},
+    http::{Client, Reply, base64, wait_for},
+    swtpm::Swtpm,
+};
+
+use crate::cloud::{Cloud, DEVICE, WAIT, identityd, keyd, manual};
+
+/// The daemons end before their TPM.
+struct Site {
+    identityd: Daemon,
+    tpmd: Daemon,
+    _keyd: Daemon,
+    cloud: Cloud,
+    _tpm: Swtpm,
+}
+
+impl Site {
+    fn start() -> Site {
+        let tpm = Swtpm::start();
+        let tpmd = Setup::new(&TPMD).drop_in("02-tcti.toml", &format!("tcti = '{}'\n", tpm.tcti())).start();
+        let endorsement_key = tpmd.client().get("/get_tpm_keys").expect(200).bytes("endorsement_key");
+        let cloud = Cloud::start(&[]);
+        let attestation = json!({ "type": "tpm", "tpm": { "endorsementKey": base64(endorsement_key) } });
+        cloud.admin("PUT", &format!("/enrollments/{DEVICE}"), &json!({ "attestation": attestation }));
+        let keyd = Setup::new(&KEYD).start();
+        let (endpoint, scope) = (cloud.text("dps"), cloud.text("scope"));
+        let config = format!(
+            "hostname = 'device'\n[provisioning]\nsource = 'dps'\nglobal_endpoint = '{endpoint}'\nscope_id = '{scope}'\n\
+             attestation = {{ method = 'tpm', registration_id = '{DEVICE}' }}\n"
+        );
+        let setup = identityd(&cloud, &keyd, &config).reach(&TPMD, tpmd.setup().socket_path());
+        Site { identityd: setup.start(), tpmd, _keyd: keyd, cloud, _tpm: tpm }
+    }
+
+    fn client(&self) -> Client {
+        self.identityd.client().version("2022-08-01")
+    }
+
+    fn own(&self) -> Reply {
+        self.client().post("/identities/device", &json!({ "type": "aziot" }))
+    }
+
+    fn create(&self, id: &str) -> Reply {
+        self.client().post("/identities/modules", &json!({ "type": "aziot", "moduleId": id }))
+    }
+}
+
+fn auth(reply: Reply) -> Value {
+    reply.expect(200).json()["spec"]["auth"].clone()
+}
+
+#[test]
+fn tpm_45_46_a_restart_asks_neither_dps_nor_for_an_import() {
+    let mut site = Site::start();
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
+    wait_for("prev_state", WAIT, || site.identityd.home().join("prev_state").exists().then_some(()));
+    site.cloud.forget_requests();
+    site.identityd.restart();
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
+    site.create("telemetry").expect(200);
+    assert_eq!(site.cloud.count("dps"), 0, "{}", site.cloud.operations());
+    site.tpmd.terminate();
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }), "who the device is needs no TPM");
+    site.create("other").expect(404);
+    site.client().request("POST", "/identities/device/reprovision", None).expect(404);
+    site.tpmd.restart();
+    site.create("other").expect(200);
+}
+
+#[test]
+fn identity_17_19_a_device_with_a_tpm() {
+    let site = Site::start();
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }), "and nothing else");
+    let info = site.client().get("/identities/provisioning").expect(200).json();
+    assert_eq!((&info["auth"], &info["registration_id"]), (&json!("tpm"), &json!(DEVICE)));
+    assert_eq!(auth(site.create("telemetry"))["type"], "sas", "modules have keys in keyd");
+    let seen = site.cloud.seen();
+    assert_eq!(seen[0].header("authorization"), None, "the TPM introduces itself and is challenged");
+    assert!(seen[1..].iter().all(|seen| seen.header("authorization").is_some()));
+    site.client().request("POST", "/identities/device/reprovision", None).expect(204);
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
+    site.create("other").expect(200);
+}
+
+#[test]
+fn nobody_asks_a_service_that_is_not_needed() {
+    let cloud = Cloud::start(&[]);
+    let keyd = keyd(&cloud.add_device());
+    let setup = Setup::new(&IDENTITYD);
+    let listen = |name: &str| UnixListener::bind(setup.directory().join(name)).unwrap();
+    let services = [(&TPMD, listen("tpmd.sock")), (&CERTD, listen("certd.sock"))];
+    let mut daemon = identityd(&cloud, &keyd, &manual(&cloud, ""));
+    for (service, _) in &services {
+        daemon = daemon.reach(service, &setup.directory().join(service.socket));
+    }
+    let daemon = daemon.start();
+    let client = daemon.client().version("2022-08-01");
+    client.post("/identities/device", &json!({ "type": "aziot" })).expect(200);
+    client.post("/identities/modules", &json!({ "type": "aziot", "moduleId": "a" })).expect(200);
+    client.request("POST", "/identities/device/reprovision", None).expect(204);
+    for (service, listener) in services {
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "{} was asked", service.program);
+    }
+}
