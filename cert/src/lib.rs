@@ -33,6 +33,7 @@ mod turns;
 use std::sync::{Arc, RwLock};
 
 use cert_api::{Config, CreateCertificate, Issuance, Issuer};
+use cert_renewal::Journal;
 use config_common::{Acl, Allowed, Service};
 use http_common::https::ProxyRules;
 use http_common::{Client, Peer};
@@ -76,7 +77,11 @@ impl Certd {
     pub fn new(config: Config, private: Arc<dyn PrivateKeys>) -> Self {
         let keyd = Client::new(config.endpoints.of(Service::Keyd).path());
         let turns = Arc::new(Turns::default());
-        let renewals = Arc::new(Renewals::new(config.homedir_path.join("renewal")));
+        let journals = config.homedir_path.join("renewal");
+        if let Err(error) = Journal::clean(&journals) {
+            tracing::warn!("{}", http_common::chain(&error));
+        }
+        let renewals = Arc::new(Renewals::new(journals));
         let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns), Arc::clone(&renewals));
         let current = Current::new(&config, &config);
         if let Err(error) = current.store.clean() {

@@ -73,6 +73,17 @@ impl Journal {
         Self { path: directory.join(format!("{}-{hash}.json", readable(certificate))) }
     }
 
+    /// Removes what a crash amid a write has left in `directory`. Only for a time when nobody writes there. May wait for
+    /// the disk.
+    ///
+    /// # Errors
+    ///
+    /// Something cannot be removed.
+    pub fn clean(directory: &Path) -> Result<(), JournalError> {
+        durable::clean_leftovers(directory)?;
+        Ok(())
+    }
+
     fn read_file(&self) -> Result<Option<Vec<u8>>, JournalError> {
         match fs::read(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -185,12 +196,17 @@ mod tests {
         let journal = Journal::new(&home.path().join("renewal"), "est-id", "est-id");
         assert!(journal.read().unwrap().is_none());
         journal.clear().unwrap();
+        Journal::clean(&home.path().join("renewal")).unwrap();
         let written = pending();
         journal.write(&written).unwrap();
         assert_eq!(format!("{:?}", journal.read().unwrap().unwrap()), format!("{written:?}"));
         journal.write(&Pending { stage: Stage::Preparing, rotate_key: false, ..written }).unwrap();
         let read = journal.read().unwrap().unwrap();
         assert!(matches!(read.stage, Stage::Preparing) && !read.rotate_key);
+        let left = journal.path.with_file_name(".x.json.0123456789abcdef.tmp");
+        fs::write(&left, "half").unwrap();
+        Journal::clean(&home.path().join("renewal")).unwrap();
+        assert!(!left.exists() && journal.path.exists());
         journal.clear().unwrap();
         assert!(journal.read().unwrap().is_none());
     }

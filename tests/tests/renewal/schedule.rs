@@ -1,0 +1,104 @@
+//! When EST identities are renewed, and by means of what: checklist of certificates-service, 61-65.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use suite_tests::http::wait_for;
+
+use crate::site::{LIFE, OVER, PATIENCE, Site};
+use crate::{KEEPING, ROTATING};
+
+#[test]
+fn certs_61_62_an_identity_is_renewed_at_its_threshold() {
+    let site = Site::without_identity(ROTATING);
+    let start = SystemTime::now();
+    site.give("est-id", 60, 24);
+    let (old, old_key) = (site.identity(), site.key());
+    site.says("was renewed");
+    let took = start.elapsed().unwrap();
+    assert!(
+        took > Duration::from_secs(22),
+        "it is due after 48 of 60 seconds, and was renewed {took:?} after 24"
+    );
+    assert!(site.identity() != old && site.key() != old_key);
+    assert!(!site.has_temporary_key());
+    assert_eq!((site.count("est.reenroll"), site.count("est.enroll")), (1, 0));
+    site.check_rest("renewed");
+    site.check_pair("renewed");
+}
+
+#[test]
+fn certs_63_without_rotation_the_key_stays() {
+    let site = Site::new(KEEPING);
+    let key = site.key();
+    site.says("was renewed");
+    assert_eq!(site.key(), key);
+    assert!(site.certd.client().get("/certificates/est-id").expect(200).string("pem").contains("BEGIN"));
+    site.check_pair("renewed");
+}
+
+#[test]
+fn certs_64_failures_are_repeated_and_the_old_identity_works_until_then() {
+    let site = Site::without_identity(
+        "identity_auto_renew = { rotate_key = true, threshold = '80%', retry = '1%' }",
+    );
+    site.fault("est.reenroll", 0, &serde_json::json!({ "status": 503 }));
+    site.give("est-id", 400, 350);
+    let old = site.identity();
+    site.says("was not renewed");
+    site.check_pair("not renewed yet");
+    assert!(site.identity() == old);
+    site.heal();
+    site.says("was renewed");
+    site.check_rest("renewed");
+    site.check_pair("renewed");
+}
+
+#[test]
+fn certs_65_a_certificate_from_somebody_else_without_its_key_is_left_alone() {
+    let site = Site::new(ROTATING);
+    site.says("was renewed");
+    let ours = site.certd.client().get("/certificates/est-id").expect(200).string("pem");
+    site.give("other", LIFE, OVER);
+    let foreign = site.certd.client().get("/certificates/other").expect(200).string("pem");
+    let before = site.count("est.reenroll");
+    site.import("est-id", &foreign);
+    site.says("cannot be renewed: the key is not the certificate's");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(site.count("est.reenroll"), before);
+    assert_eq!(site.certd.client().get("/certificates/est-id").expect(200).string("pem"), foreign);
+    site.import("est-id", &ours);
+    wait_for("the renewal of what is ours", PATIENCE, || {
+        (site.certd.log().matches("was renewed").count() == 2).then_some(())
+    });
+    site.check_pair("ours again");
+}
+
+#[test]
+fn certs_62_an_expired_identity_recovers_by_itself() {
+    let site = Site::without_identity(&format!(
+        "bootstrap_identity_cert = 'boot'\nbootstrap_identity_pk = 'boot'\n{ROTATING}"
+    ));
+    site.give("boot", LIFE, 60);
+    site.give("est-id", LIFE, LIFE + 60);
+    site.says("was renewed");
+    assert_eq!((site.count("est.reenroll"), site.count("est.enroll")), (0, 1));
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let now = openssl::asn1::Asn1Time::from_unix(now).unwrap();
+    assert!(site.identity().not_after() > &*now);
+    site.check_rest("recovered");
+    site.check_pair("recovered");
+}
+
+#[test]
+fn settings_that_change_are_obeyed_without_a_restart() {
+    let site = Site::without_identity(
+        "identity_auto_renew = { rotate_key = true, threshold = '99%', retry = '50%' }",
+    );
+    site.give("est-id", LIFE, OVER);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!site.certd.log().contains("is renewed"));
+    let key = site.key();
+    site.certd.write_drop_in("50.toml", &format!("[cert_issuance.est]\n{KEEPING}\n"));
+    site.says("was renewed");
+    assert_eq!(site.key(), key);
+}

@@ -1,0 +1,176 @@
+//! A site whose certd has an EST identity that is due, and always will be: EST's certificates are made to be so. Knows the
+//! simulator by its admin interface.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use cloud_sim::{Options, Sim};
+use openssl::{pkey::PKey, x509::X509};
+use serde_json::{Value, json};
+use suite_tests::{
+    harness::{CERTD, Daemon, KEYD, Setup},
+    http::wait_for,
+    keys::{Keys as _, key_file},
+};
+
+use crate::gate::{Gate, Side};
+
+/// EST server, keyd, certd, and the gate between the two.
+pub(crate) struct Site {
+    pub(crate) sim: Sim,
+    pub(crate) keyd: Daemon,
+    pub(crate) certd: Daemon,
+    pub(crate) gate: Gate,
+}
+
+/// How long one renewal may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Nine tenths of their life are over when they are made.
+pub(crate) const LIFE: i64 = 40_000;
+pub(crate) const OVER: i64 = 36_000;
+
+impl Site {
+    /// Its identity has the common name `device` and a key on P-256.
+    pub(crate) fn new(settings: &str) -> Site {
+        let site = Site::without_identity(settings);
+        site.give("est-id", LIFE, OVER);
+        site
+    }
+
+    /// The same before it has one.
+    pub(crate) fn without_identity(settings: &str) -> Site {
+        let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
+        let label = json!({ "authentication": "certificate", "protect_cacerts": true,
+            "validity_secs": LIFE - OVER, "backdate_secs": OVER });
+        admin(&sim, "PUT", "/est/labels/default", &label);
+        let keyd = Setup::new(&KEYD).start();
+        let gate = Gate::new(keyd.setup().socket_path());
+        let config = format!(
+            "[preloaded_certs]\nroot = 'file://{}'\n[cert_issuance.press]\nmethod = 'est'\n[cert_issuance.est]\n\
+             trusted_certs = ['root']\nidentity_cert = 'est-id'\nidentity_pk = 'est-id'\n{settings}\n\
+             [cert_issuance.est.urls]\ndefault = '{}'\n",
+            sim.ready().ca.display(),
+            sim.ready().est.as_ref().unwrap()
+        );
+        let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, &gate.socket()).start();
+        Site { sim, keyd, certd, gate }
+    }
+
+    /// A certificate that began `over` seconds ago, for `life` seconds, and its key.
+    pub(crate) fn give(&self, id: &str, life: i64, over: i64) {
+        let order = json!({ "common_name": "device", "validity_secs": life, "from_secs": -over });
+        let made = admin(&self.sim, "POST", "/issue", &order);
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        let file = key_file(&self.keyd.home(), id);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text("private_key")).unwrap();
+        self.import(id, &text("chain"));
+    }
+
+    pub(crate) fn import(&self, id: &str, pem: &str) {
+        self.certd.client().put(&format!("/certificates/{id}"), &json!({ "pem": pem })).expect(201);
+    }
+
+    /// Wait until the log says so.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) {
+        self.certd.wait_for_log(PATIENCE, |line| line.contains(text));
+    }
+
+    /// Start certd, which renews, until `is_reached`; kill it then. What was reached; none if the renewal ended before.
+    pub(crate) fn crash<T>(&mut self, is_reached: impl Fn(&Site) -> Option<T>) -> Option<T> {
+        self.certd.kill();
+        self.certd.restart();
+        let reached = wait_for("a step or the end of a renewal", PATIENCE, || {
+            let reached = is_reached(self);
+            (reached.is_some() || self.has_ended()).then_some(reached)
+        });
+        self.certd.kill();
+        reached
+    }
+
+    /// The same at a request to keyd.
+    pub(crate) fn crash_at(&mut self, number: usize, side: Side) -> Option<String> {
+        self.certd.kill();
+        self.gate.stop_at(Some((number, side)));
+        let reached = self.crash(|site| site.gate.stopped());
+        self.gate.stop_at(None);
+        reached
+    }
+
+    /// Start certd again, and let it come to an end.
+    pub(crate) fn recover(&mut self) {
+        self.certd.restart();
+        wait_for("the end of a renewal", PATIENCE, || self.has_ended().then_some(()));
+    }
+
+    fn has_ended(&self) -> bool {
+        let log = self.certd.log();
+        ["was renewed", "was not renewed"].iter().any(|end| log.contains(end))
+    }
+
+    /// The identity in place.
+    pub(crate) fn identity(&self) -> X509 {
+        let pem = self.certd.client().get("/certificates/est-id").expect(200).string("pem");
+        X509::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    /// The key in place, in PEM.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        let client = self.keyd.client();
+        client.public_key(&client.load_pair("est-id"))
+    }
+
+    /// Certificate and key belong together, and EST lets the device in with them: there is no other way in.
+    #[track_caller]
+    pub(crate) fn check_pair(&self, story: &str) {
+        let key = PKey::public_key_from_pem(&self.key()).unwrap();
+        let identity = self.identity();
+        assert!(identity.public_key().unwrap().public_eq(&key), "{story}: key and certificate differ");
+        let request = super::csr();
+        let body = json!({ "certId": "press", "csr": request });
+        let reply = self.certd.client().post("/certificates", &body);
+        assert_eq!(reply.status, 201, "{story}: the device is locked out: {}", self.certd.log());
+    }
+
+    /// Nothing is left of the renewal.
+    #[track_caller]
+    pub(crate) fn check_rest(&self, story: &str) {
+        assert!(self.journals().is_empty(), "{story}: {:?}", self.journals());
+        assert!(!self.has_temporary_key(), "{story}: the temporary key is left");
+    }
+
+    pub(crate) fn has_temporary_key(&self) -> bool {
+        self.keyd.client().get("/keypair/est-id-temp").status == 200
+    }
+
+    pub(crate) fn journals(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.certd.home().join("renewal")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Strike requests of `operation` with `action`, after `skip` of them.
+    pub(crate) fn fault(&self, operation: &str, skip: u64, action: &Value) {
+        let rule = json!({ "match": { "operation": operation }, "skip": skip, "action": action });
+        admin(&self.sim, "POST", "/faults", &rule);
+    }
+
+    pub(crate) fn heal(&self) {
+        admin(&self.sim, "DELETE", "/faults", &Value::Null);
+    }
+
+    /// How many requests of `operation` there were so far.
+    pub(crate) fn count(&self, operation: &str) -> usize {
+        let log = admin(&self.sim, "GET", "/log", &Value::Null);
+        log["entries"].as_array().unwrap().iter().filter(|entry| entry["operation"] == operation).count()
+    }
+
+    pub(crate) fn forget_requests(&self) {
+        admin(&self.sim, "DELETE", "/log", &Value::Null);
+    }
+}
+
+fn admin(sim: &Sim, method: &str, path: &str, body: &Value) -> Value {
+    let (status, reply) = sim.admin(method, path, body);
+    assert!((200..300).contains(&status), "{method} {path}: {status} {reply}");
+    reply
+}
