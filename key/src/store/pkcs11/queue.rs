@@ -5,13 +5,15 @@
 //! trouble is over.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
-use super::reply::{Reply, reply};
+use super::reply::{Reply, pause, reply};
 
 /// Threads that each own a `W`, and the jobs that wait for them. The threads are started as they are needed.
 pub(super) struct Queue<W> {
@@ -22,6 +24,12 @@ struct Shared<W> {
     name: String,
     state: Mutex<State<W>>,
     more: Condvar,
+    /// Jobs that wait, to be looked at without the lock.
+    length: AtomicUsize,
+    /// How long the last jobs took, on average, in nanoseconds; none yet is very long.
+    usual: AtomicU64,
+    /// Whether somebody watches for an answer.
+    is_watched: AtomicBool,
 }
 
 struct State<W> {
@@ -29,6 +37,8 @@ struct State<W> {
     /// What each thread is at.
     threads: Vec<Option<Running>>,
     idle: usize,
+    /// Threads that have done their job and watch for the next one.
+    watching: usize,
     max_threads: usize,
     last_return: Instant,
     last_probe: Instant,
@@ -54,12 +64,21 @@ impl<W: Default + Send + 'static> Queue<W> {
             waiting: VecDeque::new(),
             threads: Vec::new(),
             idle: 0,
+            watching: 0,
             max_threads: 1,
             last_return: now,
             last_probe: now,
             is_closed: false,
         };
-        Self { shared: Arc::new(Shared { name, state: Mutex::new(state), more: Condvar::new() }) }
+        let shared = Shared {
+            name,
+            state: Mutex::new(state),
+            more: Condvar::new(),
+            length: AtomicUsize::new(0),
+            usual: AtomicU64::new(u64::MAX),
+            is_watched: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// From now on there may be `threads` of them.
@@ -83,7 +102,10 @@ impl<W: Default + Send + 'static> Queue<W> {
         let mut state = self.shared.state();
         state.admit(Instant::now())?;
         state.waiting.push_back(Job { limit, work });
-        if state.idle > 0 {
+        self.shared.length.store(state.waiting.len(), Ordering::Release);
+        if state.waiting.len() <= state.watching {
+            // It is taken up within a microsecond or so.
+        } else if state.idle > 0 {
             self.shared.more.notify_one();
         } else if state.threads.len() < state.max_threads {
             let index = state.threads.len();
@@ -99,6 +121,19 @@ impl<W: Default + Send + 'static> Queue<W> {
             }
         }
         Ok(reply)
+    }
+}
+
+impl<W> Queue<W> {
+    /// Watches for an answer that is likely to come before a task could be woken. Only one at a time does so, for there are
+    /// others who need the processors.
+    pub(super) fn watch<T>(&self, reply: &Reply<T>) {
+        if let Some(usual) = self.shared.usual_if_short()
+            && !self.shared.is_watched.swap(true, Ordering::AcqRel)
+        {
+            reply.watch(usual * 2);
+            self.shared.is_watched.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -135,13 +170,16 @@ impl<W: Default> Shared<W> {
         let mut state = self.state();
         loop {
             if let Some(Job { limit, work }) = state.waiting.pop_front() {
-                state.threads[index] = Some(Running { since: Instant::now(), limit });
+                let since = Instant::now();
+                self.length.store(state.waiting.len(), Ordering::Release);
+                state.threads[index] = Some(Running { since, limit });
                 drop(state);
                 // The one who waits for it learns of a panic from the end of its reply.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(&mut context)));
                 state = self.state();
                 state.threads[index] = None;
                 state.last_return = Instant::now();
+                state = self.watch_for_more(state, since);
             } else if state.is_closed {
                 return;
             } else {
@@ -154,11 +192,53 @@ impl<W: Default> Shared<W> {
 }
 
 impl<W> Shared<W> {
+    /// After a short job, waits a moment for the next one without going to sleep.
+    fn watch_for_more<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<W>>,
+        since: Instant,
+    ) -> MutexGuard<'s, State<W>> {
+        let taken = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let usual = match self.usual.load(Ordering::Relaxed) {
+            u64::MAX => taken,
+            before => before - before / 8 + taken / 8,
+        };
+        self.usual.store(usual, Ordering::Relaxed);
+        if self.usual_if_short().is_none() || !state.waiting.is_empty() || state.watching > 0 {
+            return state;
+        }
+        state.watching += 1;
+        drop(state);
+        let end = Instant::now() + NEXT;
+        while self.length.load(Ordering::Acquire) == 0 && Instant::now() < end {
+            pause();
+        }
+        state = self.state();
+        state.watching -= 1;
+        state
+    }
+
+    /// How long a job usually takes, if that is shorter than to sleep and be woken is worth. With one processor nobody
+    /// can watch others work.
+    fn usual_if_short(&self) -> Option<Duration> {
+        let usual = Duration::from_nanos(self.usual.load(Ordering::Relaxed));
+        (usual < SHORT && has_processors()).then_some(usual)
+    }
+
     fn state(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().expect("no panic while held")
     }
 }
 
+fn has_processors() -> bool {
+    static COUNT: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+    *COUNT > 1
+}
+
+/// Tokens that are this fast are watched; those in software are, those in hardware are not.
+const SHORT: Duration = Duration::from_micros(300);
+/// How long a thread watches for the next job, about the time of a caller who asks again at once.
+const NEXT: Duration = Duration::from_micros(80);
 /// Jobs that may wait; with these threads a token works on them for some seconds at worst.
 const MAX_WAITING: usize = 64;
 /// While no call returns, how often one more is made.

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
@@ -11,7 +13,8 @@ use super::fault::Fault;
 /// A place for an answer: one end gives it, the other waits.
 pub(super) fn reply<T>() -> (Answer<T>, Reply<T>) {
     let state = State { value: None, waker: None, is_over: false };
-    let slot = Arc::new(Slot { state: Mutex::new(state), given: Condvar::new() });
+    let is_over = AtomicBool::new(false);
+    let slot = Arc::new(Slot { state: Mutex::new(state), given: Condvar::new(), is_over });
     (Answer(Arc::clone(&slot)), Reply(slot))
 }
 
@@ -24,6 +27,8 @@ pub(super) struct Reply<T>(Arc<Slot<T>>);
 struct Slot<T> {
     state: Mutex<State<T>>,
     given: Condvar,
+    /// The same as in `state`, to be looked at without the lock.
+    is_over: AtomicBool,
 }
 
 struct State<T> {
@@ -49,6 +54,7 @@ impl<T> Drop for Answer<T> {
         let waker = {
             let mut state = self.0.state();
             state.is_over = true;
+            self.0.is_over.store(true, Ordering::Release);
             state.waker.take()
         };
         self.0.given.notify_all();
@@ -75,7 +81,16 @@ impl<T> Reply<T> {
         }
     }
 
-    /// The same for a task.
+    /// Looks again and again for the answer, for a moment, without giving up the thread; cheaper than to be woken if
+    /// the answer comes soon.
+    pub(super) fn watch(&self, moment: Duration) {
+        let end = Instant::now() + moment;
+        while !self.0.is_over.load(Ordering::Acquire) && Instant::now() < end {
+            pause();
+        }
+    }
+
+    /// The same as [`wait`](Self::wait) for a task.
     pub(super) async fn within(self, limit: Duration) -> Result<T, Fault> {
         tokio::time::timeout(limit, self).await.unwrap_or(Err(Fault::TimedOut(limit)))
     }
@@ -119,10 +134,19 @@ impl<T> Slot<T> {
     }
 }
 
+/// Lets a moment pass that is shorter than a sleep, and lets others run if they want to.
+pub(super) fn pause() {
+    for _ in 0..PAUSE {
+        std::hint::spin_loop();
+    }
+    thread::yield_now();
+}
+
+/// About a microsecond.
+const PAUSE: usize = 32;
+
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     const LONG: Duration = Duration::from_secs(10);

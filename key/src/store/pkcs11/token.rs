@@ -96,7 +96,9 @@ impl Token {
         limit: Duration,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.submit(limit, call)?.within(limit).await?
+        let reply = self.submit(limit, call)?;
+        self.queue.watch(&reply);
+        reply.within(limit).await?
     }
 
     /// The right to change objects. Held while calls are waited for, each of which has a deadline.
