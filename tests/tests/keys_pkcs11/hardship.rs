@@ -165,6 +165,27 @@ fn keys_need_11_a_wrong_pin_is_tried_once_and_a_new_one_is_taken_up() {
     keyd.restart();
     keyd.wait_for_log(BOUND, |line| line.starts_with("<3>") && line.contains("cannot be read from"));
     unavailable(client.post("/sign", &hmac_request(&key, b"m")));
+    assert!(keyd.terminate().success());
+    assert!(fs::read_to_string(&calls).unwrap().contains("C_Finalize"), "the library is left in order");
+}
+
+#[test]
+fn keys_a_token_that_does_not_exist_spoils_its_own_keys_only() {
+    let token = SoftHsm::new();
+    let preloaded = "[preloaded_keys]\nlost = 'pkcs11:token=absent;object=x?pin-value=1'\n";
+    let keyd = token.base_slot(Setup::new(&KEYD)).drop_in("50-preloaded.toml", preloaded).start();
+    let client = keyd.client();
+    let key = client.create_key("key", "sign");
+    let mac = client.hmac(&key, b"m");
+    for _ in 0..3 {
+        unavailable(client.get("/key/lost"));
+        unavailable(client.post("/keypair", &json!({ "keyId": "lost" })));
+        assert_eq!(client.hmac(&key, b"m"), mac);
+    }
+    keyd.wait_for_log(BOUND, |line| {
+        line.starts_with("<3>") && line.contains("no token token=absent; there are sample")
+    });
+    assert!(!keyd.log().contains("made ready anew"), "other tokens are not disturbed");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The life of a key from its making to its end, the same on every kind of store: files, SoftHSM2, tpm2-pkcs11 on a
-//! software TPM. A store joins by one line of `on_every_store!` and its [`Stand`].
+//! software TPM, the TPM itself with and without a resource manager. A store joins by one line of `on_every_store!` and its [`Stand`].
 
 use serde_json::json;
 use suite_tests::{
@@ -8,6 +8,7 @@ use suite_tests::{
     keys::{Keys, by_handle, ecdsa_request, hmac_request, open_request, seal_request},
     openssl::{SHA256_DIGEST_INFO, hmac, sha256, verifies},
     softhsm::SoftHsm,
+    swtpm::Swtpm,
     tpm2_pkcs11::TpmToken,
 };
 
@@ -25,6 +26,7 @@ enum Place {
     File,
     SoftHsm(SoftHsm),
     Tpm(TpmToken),
+    BareTpm(Swtpm),
 }
 
 impl Stand {
@@ -44,6 +46,19 @@ impl Stand {
         Stand { keyd, mixes_usages: false, _place: Place::Tpm(tpm) }
     }
 
+    fn tpm() -> Stand {
+        let tpm = Swtpm::start();
+        let keyd =
+            Setup::new(&KEYD).config(&format!("[tpm]\ntcti = '{}'\nnew_keys = true\n", tpm.tcti())).start();
+        Stand { keyd, mixes_usages: true, _place: Place::BareTpm(tpm) }
+    }
+
+    fn managed_tpm() -> Stand {
+        let tpm = TpmToken::new();
+        let keyd = tpm.without_token(Setup::new(&KEYD)).start();
+        Stand { keyd, mixes_usages: true, _place: Place::Tpm(tpm) }
+    }
+
     fn client(&self) -> Client {
         self.keyd.client()
     }
@@ -53,12 +68,12 @@ macro_rules! on_every_store {
     ($($store:ident),+ => $journeys:tt) => { $(on_every_store!(@ $store $journeys);)+ };
     (@ $store:ident [$($journey:ident),+ $(,)?]) => {
         mod $store {
-            $(#[test] fn $journey() { super::$journey(super::Stand::$store()); })+
+            $(#[test] fn $journey() { super::$journey(&mut super::Stand::$store()); })+
         }
     };
 }
 
-on_every_store!(file, softhsm, tpm2_pkcs11 => [
+on_every_store!(file, softhsm, tpm2_pkcs11, tpm, managed_tpm => [
     an_ec_pair_signs,
     an_rsa_pair_does_its_private_operation,
     preferences_decide_and_what_exists_stays,
@@ -72,7 +87,7 @@ on_every_store!(file, softhsm, tpm2_pkcs11 => [
     a_wrong_mechanism_is_400,
 ]);
 
-fn an_ec_pair_signs(stand: Stand) {
+fn an_ec_pair_signs(stand: &Stand) {
     let client = stand.client();
     let pair = client.create_pair("größe pair/1", "ec-p256");
     assert_eq!(client.parameter(&pair, "algorithm"), "ECDSA");
@@ -86,7 +101,7 @@ fn an_ec_pair_signs(stand: Stand) {
     assert_eq!(client.public_key(&client.load_pair("größe pair/1")), public);
 }
 
-fn an_rsa_pair_does_its_private_operation(stand: Stand) {
+fn an_rsa_pair_does_its_private_operation(stand: &Stand) {
     let client = stand.client();
     let pair = client.create_pair("rsa", "rsa-2048");
     assert_eq!(client.parameter(&pair, "algorithm"), "RSA");
@@ -99,7 +114,7 @@ fn an_rsa_pair_does_its_private_operation(stand: Stand) {
     assert_eq!(client.rsa(&pair, "RSA-NO-PADDING", &padded), signature);
 }
 
-fn preferences_decide_and_what_exists_stays(stand: Stand) {
+fn preferences_decide_and_what_exists_stays(stand: &Stand) {
     let client = stand.client();
     let first = client.create_pair("pair", "unknown:ec-p256:rsa-2048");
     let public = client.public_key(&first);
@@ -110,7 +125,7 @@ fn preferences_decide_and_what_exists_stays(stand: Stand) {
     client.get("/keypair/none").expect(400);
 }
 
-fn a_symmetric_key_signs_and_derives(stand: Stand) {
+fn a_symmetric_key_signs_and_derives(stand: &Stand) {
     let client = stand.client();
     let key = client.create_key("key", "derive,sign");
     let mac = client.hmac(&key, b"message");
@@ -126,7 +141,7 @@ fn a_symmetric_key_signs_and_derives(stand: Stand) {
     assert_eq!(client.post("/decrypt", &open).expect(200).bytes("plaintext"), b"text");
 }
 
-fn a_symmetric_key_encrypts(stand: Stand) {
+fn a_symmetric_key_encrypts(stand: &Stand) {
     let client = stand.client();
     let key = client.create_key("key", "encrypt");
     let seal = seal_request(&key, b"0123456789ab", b"aad", b"text");
@@ -139,7 +154,7 @@ fn a_symmetric_key_encrypts(stand: Stand) {
     mixed.expect(if stand.mixes_usages { 200 } else { 400 });
 }
 
-fn an_import_is_used_byte_for_byte(stand: Stand) {
+fn an_import_is_used_byte_for_byte(stand: &Stand) {
     let client = stand.client();
     let handle = client.create_key("key", "sign");
     for bytes in [&[5; 32][..], b"a key that somebody else has chosen"] {
@@ -148,7 +163,7 @@ fn an_import_is_used_byte_for_byte(stand: Stand) {
     }
 }
 
-fn a_pair_moves_and_replaces(stand: Stand) {
+fn a_pair_moves_and_replaces(stand: &Stand) {
     let client = stand.client();
     let (from, to) = (client.create_pair("temp", "ec-p256"), client.create_pair("id", "ec-p256"));
     let (public, digest) = (client.public_key(&from), sha256(b"m"));
@@ -163,7 +178,7 @@ fn a_pair_moves_and_replaces(stand: Stand) {
     assert_ne!(client.public_key(&client.create_pair("temp", "ec-p256")), public, "the name is free");
 }
 
-fn a_restart_changes_nothing(mut stand: Stand) {
+fn a_restart_changes_nothing(stand: &mut Stand) {
     let client = stand.client();
     let (key, pair) = (client.create_key("key", "sign"), client.create_pair("pair", "ec-p256"));
     let derived = client.derive(&key, b"data");
@@ -177,7 +192,7 @@ fn a_restart_changes_nothing(mut stand: Stand) {
     assert_eq!(client.hmac(&client.load_key("key"), b"m"), before.0);
 }
 
-fn what_is_deleted_is_gone(stand: Stand) {
+fn what_is_deleted_is_gone(stand: &Stand) {
     let client = stand.client();
     let (key, pair) = (client.create_key("key", "sign"), client.create_pair("pair", "ec-p256"));
     client.delete("/key", Some(&by_handle(&pair))).expect(400);
@@ -195,7 +210,7 @@ fn what_is_deleted_is_gone(stand: Stand) {
     assert_ne!(client.public_key(&client.create_pair("pair", "ec-p256")), public);
 }
 
-fn what_is_missing_is_400(stand: Stand) {
+fn what_is_missing_is_400(stand: &Stand) {
     let client = stand.client();
     client.get("/key/missing").expect(400);
     client.get("/keypair/missing").expect(400);
@@ -203,7 +218,7 @@ fn what_is_missing_is_400(stand: Stand) {
     client.get("/key/pair").expect(400);
 }
 
-fn a_wrong_mechanism_is_400(stand: Stand) {
+fn a_wrong_mechanism_is_400(stand: &Stand) {
     let client = stand.client();
     let (key, pair) = (client.create_key("key", "sign"), client.create_pair("pair", "ec-p256"));
     client.post("/sign", &ecdsa_request(&key, &[1; 32])).expect(400);
