@@ -8,6 +8,7 @@
 //! | get, module known | never; if the knowledge is older than [`FRESH`] the list is asked for in the background |
 //! | get, module unknown | for the hub, at most [`GET_LIMIT`] |
 //! | list | for the hub, at most [`LIST_LIMIT`]; then what is known, and the answer is taken up when it comes |
+//! | list, when the last one has failed | never |
 //! | create, update, delete | for the hub, at most [`CHANGE_LIMIT`] |
 //!
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
@@ -275,9 +276,13 @@ impl Modules {
         }
     }
 
-    /// The hub's list, if it comes in time.
+    /// The hub's list, if it comes in time. While the hub fails nobody waits for it.
     async fn fresh_list(self: &Arc<Self>) -> Option<Arc<[ModuleRecord]>> {
+        let has_failed = self.with_refresh(|refresh| refresh.closed_until.is_some());
         let Running { since, mut done } = self.start_refresh()?;
+        if has_failed {
+            return None;
+        }
         let until = tokio::time::Instant::from_std(since + LIST_LIMIT);
         let ended = tokio::time::timeout_at(until, done.wait_for(Option::is_some)).await;
         ended.ok()?.ok()?.clone()?
