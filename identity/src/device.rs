@@ -54,8 +54,6 @@ pub(crate) enum Phase {
     Settled,
     /// `source = "none"`.
     Off,
-    /// Not with this configuration or build.
-    Impossible(Arc<Error>),
 }
 
 impl Device {
@@ -119,7 +117,6 @@ impl Phase {
             }
             Self::Settled => "all is in line".to_owned(),
             Self::Off => "provisioning.source is \"none\"".to_owned(),
-            Self::Impossible(error) => chain(&**error),
         }
     }
 }

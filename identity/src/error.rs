@@ -121,14 +121,6 @@ pub enum Error {
     /// keyd does not give the key of a module.
     #[error("a module key cannot be had from keyd")]
     ModuleKey(#[source] ClientError),
-    /// A part of the suite is missing in this build.
-    #[error("{what} needs {needs}, which this build does not have yet")]
-    Unsupported {
-        /// What was asked for.
-        what: &'static str,
-        /// What is missing.
-        needs: &'static str,
-    },
     /// A local identity without a domain.
     #[error("local identities need the setting localid.domain")]
     NoDomain,
@@ -170,7 +162,6 @@ impl Error {
             | Self::Proxy(_)
             | Self::Certificate(_)
             | Self::ModuleKey(_)
-            | Self::Unsupported { .. }
             | Self::NoDomain
             | Self::State(_)
             | Self::StateText(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -194,15 +185,6 @@ impl Error {
     pub(crate) fn suggests_registration(&self) -> bool {
         self.failure_kind().is_some_and(FailureKind::suggests_registration)
     }
-
-    /// Whether trying again is of no use with this configuration and build.
-    pub(crate) fn is_final(&self) -> bool {
-        match self {
-            Self::Unsupported { .. } => true,
-            Self::Shared(error) => error.is_final(),
-            _ => false,
-        }
-    }
 }
 
 impl From<BadRequest> for Error {
@@ -225,8 +207,8 @@ impl From<Error> for ApiError {
 
 fn told(error: &Error) -> ApiError {
     match error {
-        // Nothing internal is in these two, and the caller cannot do without knowing.
-        Error::Unsupported { .. } | Error::NoDomain => ApiError::new(error.status(), error.to_string()),
+        // Nothing internal is in this one, and the caller cannot do without knowing.
+        Error::NoDomain => ApiError::new(error.status(), error.to_string()),
         Error::Shared(error) => told(error),
         error => ApiError::from_error(error.status(), error),
     }

@@ -1,14 +1,16 @@
 //! What modules prove themselves with: keys, as ever, or certificates where the configuration wants them (`[module_x509]`).
 //! Knows no hub.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use http_common::Client;
 use hub_client::{Module, ModuleCertificate, ModuleKeys};
 use identity_api::Auth;
 use identity_api::config::{ModuleX509, Registration, Subject};
 use openssl::sha::sha256;
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::Error;
 use crate::module_keys::MasterKey;
@@ -19,7 +21,11 @@ pub(crate) struct ModuleCredentials {
     master: MasterKey,
     workshop: Workshop,
     settings: RwLock<Option<Arc<ModuleX509>>>,
+    turns: Turns,
 }
+
+/// One at a time looks at, and perhaps makes, the certificate of a module. These locks guard no data.
+type Turns = Mutex<HashMap<String, Arc<AsyncMutex<()>>>>;
 
 /// For the hub and for the module.
 pub(crate) struct Granted {
@@ -40,7 +46,8 @@ pub(crate) enum ForHub {
 impl ModuleCredentials {
     /// By the services behind `keyd` and `workshop`. Asks nobody yet.
     pub(crate) fn new(keyd: Client, workshop: Workshop, settings: Option<&ModuleX509>) -> Self {
-        let credentials = Self { master: MasterKey::new(keyd), workshop, settings: RwLock::default() };
+        let master = MasterKey::new(keyd);
+        let credentials = Self { master, workshop, settings: RwLock::default(), turns: Turns::default() };
         credentials.take_up(settings);
         credentials
     }
@@ -101,6 +108,8 @@ impl ModuleCredentials {
             algorithm,
             is_made_anew: true,
         };
+        let turn = Arc::clone(self.turns().entry(module_id.to_owned()).or_default());
+        let _turn = turn.lock().await;
         let identity = self.workshop.obtain(&what).await?;
         let handle = self.workshop.handle(&what.key_id).await;
         let failed = |source| CertificateError::Keyd { id: what.key_id.clone(), source };
@@ -120,6 +129,8 @@ impl ModuleCredentials {
         if !self.is_certified(id) {
             return;
         }
+        let turn = self.turns().remove(id).unwrap_or_default();
+        let _turn = turn.lock().await;
         let id = id_of(id);
         let removed = match self.workshop.forget(&id).await {
             Ok(()) => self.workshop.delete_key(&id).await,
@@ -128,6 +139,10 @@ impl ModuleCredentials {
         if let Err(error) = removed {
             tracing::warn!("the certificate and key pair {id:?} stay: {}", http_common::chain(&error));
         }
+    }
+
+    fn turns(&self) -> MutexGuard<'_, HashMap<String, Arc<AsyncMutex<()>>>> {
+        self.turns.lock().expect("no panic while held")
     }
 
     fn settings_for(&self, id: &str) -> Option<Arc<ModuleX509>> {

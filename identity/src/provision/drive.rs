@@ -82,11 +82,6 @@ impl Identityd {
                 self.settled().await;
                 Next::Idle
             }
-            Err(error) if error.is_final() => {
-                tracing::error!("this device cannot be provisioned: {error}");
-                self.update(|status| status.phase = Phase::Impossible(Arc::new(error)));
-                Next::Idle
-            }
             Err(error) => Next::At(tokio::time::Instant::now() + self.failed(&settings, error).await),
         }
     }
