@@ -56,6 +56,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         require_principal_for_handles: _,
         aziot_keys,
         preloaded_keys,
+        tpm,
         endpoints,
         principal: _,
     } = new;
@@ -63,6 +64,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("max_requests", *max_requests != old.max_requests),
         ("aziot_keys", *aziot_keys != old.aziot_keys),
         ("preloaded_keys", *preloaded_keys != old.preloaded_keys),
+        ("tpm", *tpm != old.tpm),
         ("endpoints", *endpoints != old.endpoints),
     ];
     settings.into_iter().filter(|(_, has_changed)| *has_changed).map(|(name, _)| name).collect()

@@ -7,7 +7,7 @@ use http_common::{ApiError, StatusCode};
 use openssl::error::ErrorStack;
 
 use crate::id::{KeyId, VALIDATION_KEY};
-use crate::store::Fault;
+use crate::store::{Fault, TpmFault};
 
 /// What was refused.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,9 @@ pub enum Error {
         "the key {0} is preloaded from a PKCS #11 token, and aziot_keys.pkcs11_lib_path is not configured"
     )]
     NoToken(KeyId),
+    /// A key is to be in a TPM, and none is configured.
+    #[error("the key {0} is to be in the TPM, and keyd's configuration has no table [tpm]")]
+    NoTpm(KeyId),
     /// A symmetric key was asked for where a key pair is.
     #[error("the key {0} is a key pair")]
     IsKeyPair(KeyId),
@@ -119,6 +122,10 @@ pub enum Error {
     #[error("the PKCS #11 token can make the key pair {0} by none of the algorithms in preferredAlgorithms")]
     NoTokenAlgorithm(KeyId),
 
+    /// A TPM can make a key pair by none of the algorithms.
+    #[error("the TPM can make the key pair {0} by none of the algorithms in preferredAlgorithms")]
+    NoTpmAlgorithm(KeyId),
+
     /// A token, or the way to it, is at fault. Callers are told no more than that.
     #[error("the PKCS #11 token {token} is not available")]
     TokenUnavailable {
@@ -128,6 +135,9 @@ pub enum Error {
         #[source]
         fault: Box<Fault>,
     },
+    /// A TPM, or the way to it, is at fault. Callers are told no more than that.
+    #[error("the TPM is not available")]
+    TpmUnavailable(#[source] Box<TpmFault>),
     /// Something outside of the request; callers are told nothing of it.
     #[error("internal error")]
     Internal(#[source] Internal),
@@ -208,6 +218,9 @@ pub enum Internal {
         /// How the configuration calls the token.
         token: String,
     },
+    /// A TPM refused to do something.
+    #[error("the TPM is of no use")]
+    Tpm(#[source] Box<TpmFault>),
     /// A thread did not do its job.
     #[error("a worker thread failed")]
     Worker,
@@ -233,16 +246,21 @@ impl From<Error> for ApiError {
             | Error::NoSuchKey(_)
             | Error::NoPlace(_)
             | Error::NoToken(_)
+            | Error::NoTpm(_)
             | Error::IsKeyPair(_)
             | Error::IsKey(_)
             | Error::Preloaded(_)
             | Error::MixedUsage(_)
             | Error::NoTokenAlgorithm(_)
+            | Error::NoTpmAlgorithm(_)
             | Error::MalformedCiphertext(_) => StatusCode::BAD_REQUEST,
-            Error::TokenUnavailable { .. } | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::TokenUnavailable { .. } | Error::TpmUnavailable(_) | Error::Internal(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         match error {
             Error::TokenUnavailable { .. } => Self::new(status, TOKEN_UNAVAILABLE),
+            Error::TpmUnavailable(_) => Self::new(status, TPM_UNAVAILABLE),
             error => Self::from_error(status, &error),
         }
     }
@@ -251,6 +269,10 @@ impl From<Error> for ApiError {
 /// What callers learn of a broken token.
 const TOKEN_UNAVAILABLE: &str =
     "the PKCS #11 token of the key is not available at the moment; the log of the Keys Service says why";
+
+/// What callers learn of a TPM that cannot be used.
+const TPM_UNAVAILABLE: &str =
+    "the TPM with the key is not available at the moment; the log of the Keys Service says why";
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ impl KeyId {
     }
 
     /// Whether this is the id of the key that makes handles genuine.
-    fn is_reserved(&self) -> bool {
+    pub(crate) fn is_validation_key(&self) -> bool {
         self.0 == VALIDATION_KEY
     }
 }
@@ -47,12 +47,12 @@ impl Permit {
     /// What the principals allowed; the reserved id is refused to everybody, also to root.
     pub fn from_acl(allowed: Allowed<&str>) -> Result<Self, Error> {
         let id = KeyId::new(allowed.into_inner())?;
-        if id.is_reserved() { Err(Error::ReservedId) } else { Ok(Self(id)) }
+        if id.is_validation_key() { Err(Error::ReservedId) } else { Ok(Self(id)) }
     }
 
     /// What a genuine handle allows; only [`handle`](crate::handle) may call this.
     pub(crate) fn from_handle(id: KeyId) -> Result<Self, Error> {
-        if id.is_reserved() { Err(Error::ReservedHandle) } else { Ok(Self(id)) }
+        if id.is_validation_key() { Err(Error::ReservedHandle) } else { Ok(Self(id)) }
     }
 
     /// keyd's own use of the key that makes handles genuine.

@@ -58,7 +58,8 @@ impl Keyd {
                 if pkcs11_base_slot.is_some() {
                     tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
                 }
-                Arc::new(FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone()))
+                let files = FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone());
+                Arc::new(files.with_tpm(config.tpm.as_ref())?)
             }
         };
         Ok(Self::with_store(store, config))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
@@ -29,6 +29,9 @@ pub struct Config {
     /// Keys at places of their own, by id.
     #[serde(deserialize_with = "non_empty_ids", skip_serializing_if = "BTreeMap::is_empty")]
     pub preloaded_keys: BTreeMap<String, PreloadedUri>,
+    /// The TPM, if keys may be in it. Without this table keyd does not touch it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<Tpm>,
     /// Sockets that are not at their default place.
     #[serde(skip_serializing_if = "is_default")]
     pub endpoints: Endpoints,
@@ -45,6 +48,7 @@ impl Default for Config {
             require_principal_for_handles: false,
             aziot_keys: AziotKeys::default(),
             preloaded_keys: BTreeMap::new(),
+            tpm: None,
             endpoints: Endpoints::default(),
             principal: Vec::new(),
         }
@@ -64,6 +68,22 @@ pub struct AziotKeys {
     /// The `pkcs11:` URI of the token for new keys; it means nothing without the library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pkcs11_base_slot: Option<TokenUri>,
+}
+
+/// The table `[tpm]`. Upstream has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Tpm {
+    /// How the TPM is reached, for the TCTI loader of tpm2-tss; empty to try all that it knows.
+    pub tcti: String,
+    /// Whether new keys are made in the TPM, but for those that are preloaded from elsewhere. PKCS#11 tokens come first.
+    pub new_keys: bool,
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Self { tcti: "device:/dev/tpmrm0".to_owned(), new_keys: false }
+    }
 }
 
 /// A `[[principal]]`: a user, and the ids that the user may create, load and move. Entries of one user add up.
@@ -116,6 +136,8 @@ pub enum PreloadedUri {
     File(PathBuf),
     /// An object on a token.
     Pkcs11(TokenUri),
+    /// A key that is made in the TPM, wrapped in this file, or in that of keys without a place of their own.
+    Tpm(Option<PathBuf>),
 }
 
 impl TryFrom<String> for PreloadedUri {
@@ -125,15 +147,13 @@ impl TryFrom<String> for PreloadedUri {
         match uri.split_once(':') {
             _ if uri.contains('\0') => Err(BadUri("it contains U+0000")),
             Some(("pkcs11", _)) => TokenUri::try_from(uri).map(Self::Pkcs11),
-            Some(("file", _)) => {
-                let url = Url::parse(&uri).map_err(|_| BadUri("it is not a URL"))?;
-                let path = url.to_file_path().map_err(|()| BadUri("it names no file on this machine"))?;
-                match path.as_os_str().as_encoded_bytes().contains(&0) {
-                    true => Err(BadUri("its path contains a NUL byte")),
-                    false => Ok(Self::File(path)),
-                }
-            }
-            _ => Err(BadUri("it begins neither with file: nor with pkcs11:")),
+            Some(("file", _)) => path(&uri).map(Self::File),
+            Some(("tpm", "")) => Ok(Self::Tpm(None)),
+            Some(("tpm", rest)) => match rest.strip_prefix("?file=") {
+                Some(file) => path(&format!("file://{file}")).map(|path| Self::Tpm(Some(path))),
+                None => Err(BadUri("it is neither tpm: nor tpm:?file=/path")),
+            },
+            _ => Err(BadUri("it begins neither with file: nor with pkcs11: nor with tpm:")),
         }
     }
 }
@@ -141,11 +161,12 @@ impl TryFrom<String> for PreloadedUri {
 impl From<PreloadedUri> for String {
     fn from(uri: PreloadedUri) -> Self {
         match uri {
-            // Only for relative paths, which cannot be read back either, there is no URL.
-            PreloadedUri::File(path) => {
-                Url::from_file_path(&path).map_or_else(|()| format!("file:{}", path.display()), Self::from)
-            }
+            PreloadedUri::File(path) => url(&path),
             PreloadedUri::Pkcs11(uri) => uri.into(),
+            PreloadedUri::Tpm(None) => "tpm:".to_owned(),
+            PreloadedUri::Tpm(Some(path)) => {
+                format!("tpm:?file={}", url(&path).trim_start_matches("file://"))
+            }
         }
     }
 }
@@ -156,8 +177,24 @@ impl fmt::Debug for PreloadedUri {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Pkcs11(uri) => f.debug_tuple("Pkcs11").field(uri).finish(),
+            Self::Tpm(path) => f.debug_tuple("Tpm").field(path).finish(),
         }
     }
+}
+
+/// The path of a `file:` URL.
+fn path(url: &str) -> Result<PathBuf, BadUri> {
+    let url = Url::parse(url).map_err(|_| BadUri("it is not a URL"))?;
+    let path = url.to_file_path().map_err(|()| BadUri("it names no file on this machine"))?;
+    match path.as_os_str().as_encoded_bytes().contains(&0) {
+        true => Err(BadUri("its path contains a NUL byte")),
+        false => Ok(path),
+    }
+}
+
+fn url(path: &Path) -> String {
+    // Only for relative paths, which cannot be read back either, there is no URL.
+    Url::from_file_path(path).map_or_else(|()| format!("file:{}", path.display()), String::from)
 }
 
 /// Why a text is not the URI of a key or a token. Does not repeat the text, which may contain a PIN.
@@ -218,6 +255,8 @@ mod tests {
             homedir_path = "/var/lib/aziot/keyd"
             pkcs11_lib_path = "/usr/lib/libtpm2_pkcs11.so.1"
             pkcs11_base_slot = "pkcs11:token=gateway?pin-value=0815"
+            [tpm]
+            new_keys = true
             [preloaded_keys]
             device-id = "pkcs11:token=gateway;object=factory%2Did?pin-value=0815"
             est-bootstrap-id = "file:///var/secrets/aziot/keyd/boot%20strap.pem"
@@ -283,5 +322,13 @@ mod tests {
             assert_eq!(parsed, Ok(PreloadedUri::Pkcs11(uri)));
         }
         check("pkcs11:object=y", None);
+        for (uri, path) in [("tpm:", None), ("tpm:?file=/var/a%20b.pem", Some("/var/a b.pem".into()))] {
+            let parsed = PreloadedUri::try_from(uri.to_owned());
+            assert_eq!(parsed, Ok(PreloadedUri::Tpm(path)));
+            assert_eq!(String::from(parsed.unwrap()), uri);
+        }
+        for bad in ["tpm", "tpm:x", "tpm:?file=", "tpm:?file=x", "tpm:?file=//x/y"] {
+            check(bad, None);
+        }
     }
 }

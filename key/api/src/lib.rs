@@ -10,7 +10,7 @@ mod token_uri;
 mod types;
 mod usage;
 
-pub use config::{AziotKeys, BadUri, Config, PreloadedUri, Principal};
+pub use config::{AziotKeys, BadUri, Config, PreloadedUri, Principal, Tpm};
 pub use mechanism::{Aead, Decrypt, Encrypt, EncryptMechanism, Sign, SignMechanism};
 pub use token_uri::{ObjectName, PinSource, TokenName, TokenUri};
 pub use types::{

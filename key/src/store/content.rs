@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::{SoftKey, SoftPair};
+use super::tpm::{Loaded, Tpm};
+use super::{KeyPair, SoftKey, SoftPair, SymmetricKey};
 
 /// A key file as either kind.
 #[derive(Clone)]
 pub(super) struct Content {
     /// As a symmetric key.
-    pub(super) key: Result<Arc<SoftKey>, Fault>,
+    pub(super) key: Result<Arc<dyn SymmetricKey>, Fault>,
     /// As a key pair.
-    pub(super) pair: Result<Arc<SoftPair>, Fault>,
+    pub(super) pair: Result<Arc<dyn KeyPair>, Fault>,
 }
 
 /// Why a file is not a key of one kind.
@@ -41,12 +42,25 @@ impl Content {
         Self::neither(Fault::Missing)
     }
 
-    /// The file with these `bytes`.
-    pub(super) fn of(bytes: Zeroizing<Vec<u8>>, is_preloaded: bool) -> Self {
+    /// The file with these `bytes`, which may be a key of the `tpm`.
+    pub(super) fn of(bytes: Zeroizing<Vec<u8>>, is_preloaded: bool, tpm: Option<&Tpm>) -> Self {
         if bytes.is_empty() {
             return Self::neither(Fault::Damaged("the file is empty".to_owned()));
         }
-        let pair = match pem_label(&bytes) {
+        let label = pem_label(&bytes);
+        let mut is_key = is_preloaded || matches!(label, Pem::No);
+        let pair: Result<Arc<dyn KeyPair>, _> = match label {
+            Pem::Tpm => match tpm.map(|tpm| tpm.load(&bytes)) {
+                Some(Ok(Loaded::Key(key))) => return Self { key: Ok(key), pair: Err(Fault::IsKey) },
+                Some(Ok(Loaded::Pair(pair))) => {
+                    is_key = false;
+                    Ok(pair)
+                }
+                Some(Err(why)) => Err(Fault::Foreign(why)),
+                None => {
+                    Err(Fault::Foreign("it is a key of a TPM, and keyd's configuration has no table [tpm]"))
+                }
+            },
             Pem::No if bytes.iter().all(|byte| *byte == 0) => {
                 Err(Fault::Damaged("the file holds only zeros".to_owned()))
             }
@@ -61,9 +75,10 @@ impl Content {
                 Err(error) => Err(Fault::Damaged(format!("the private key cannot be parsed: {error}"))),
             },
         };
-        let is_key = is_preloaded || matches!(pem_label(&bytes), Pem::No);
-        let key = if is_key { Ok(Arc::new(SoftKey::new(bytes))) } else { Err(Fault::IsPair) };
-        Self { key, pair }
+        match is_key {
+            true => Self { key: Ok(Arc::new(SoftKey::new(bytes))), pair },
+            false => Self { key: Err(Fault::IsPair), pair },
+        }
     }
 
     fn neither(fault: Fault) -> Self {
@@ -78,6 +93,8 @@ enum Pem {
     Cut,
     /// A head line with a label that OpenSSL reads.
     Key,
+    /// A key of a TPM.
+    Tpm,
     /// A key under a pass phrase.
     Encrypted,
     /// Another label that ends in `PRIVATE KEY`.
@@ -89,6 +106,7 @@ fn pem_label(bytes: &[u8]) -> Pem {
     for line in bytes.split(|byte| *byte == b'\n') {
         let Some(rest) = line.trim_ascii().strip_prefix(HEAD) else { continue };
         match rest.strip_suffix(b"-----") {
+            Some(b"TSS2 PRIVATE KEY") => return Pem::Tpm,
             Some(b"ENCRYPTED PRIVATE KEY") => return Pem::Encrypted,
             Some(b"PRIVATE KEY" | b"EC PRIVATE KEY" | b"RSA PRIVATE KEY" | b"DSA PRIVATE KEY") => {
                 let is_encrypted = contains(bytes, b"Proc-Type: 4,ENCRYPTED");
@@ -123,7 +141,7 @@ mod tests {
     use crate::algorithm::Algorithm;
 
     fn content(bytes: &[u8]) -> Content {
-        Content::of(Zeroizing::new(bytes.to_vec()), false)
+        Content::of(Zeroizing::new(bytes.to_vec()), false, None)
     }
 
     fn pem() -> Vec<u8> {
@@ -185,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_preloaded_pem_is_both() {
-        let content = Content::of(Zeroizing::new(pem()), true);
+        let content = Content::of(Zeroizing::new(pem()), true, None);
         assert!(content.key.is_ok() && content.pair.is_ok());
     }
 }

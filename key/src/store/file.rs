@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::cache::{Cache, Stamp};
 use super::content::{Content, Fault};
+use super::tpm::Tpm;
 use super::{KeyPair, KeyStore, SoftPair, SymmetricKey};
 use crate::Error;
 use crate::algorithm::Preferences;
@@ -27,6 +28,7 @@ use crate::id::{KeyId, Permit};
 pub struct FileStore {
     directory: Option<PathBuf>,
     preloaded: BTreeMap<String, PreloadedUri>,
+    tpm: Option<Tpm>,
     cache: Cache,
     /// Held by whoever changes files, so that looking and changing are one step.
     changing: Mutex<()>,
@@ -41,18 +43,56 @@ impl FileStore {
             Some(Ok(removed)) => tracing::warn!("removed {removed} half-written key files"),
             Some(Err(error)) => tracing::warn!("half-written key files may be left: {}", chain(&error)),
         }
-        Self { directory, preloaded, cache: Cache::default(), changing: Mutex::default() }
+        Self { directory, preloaded, tpm: None, cache: Cache::default(), changing: Mutex::default() }
+    }
+
+    /// The same with the TPM that `config` names: keys may be wrapped by it, and are made in it where it says so.
+    pub fn with_tpm(self, config: Option<&key_api::Tpm>) -> Result<Self, Error> {
+        let tpm = config.map(Tpm::new).transpose()?;
+        Ok(Self { tpm, ..self })
     }
 
     fn place(&self, key: &Permit) -> Result<Place, Error> {
         let id = key.id();
+        let usual = || {
+            let directory = self.directory.as_ref().ok_or_else(|| Error::NoPlace(id.clone()))?;
+            file_name(id).map(|name| directory.join(name))
+        };
         match self.preloaded.get(id.as_str()) {
             Some(PreloadedUri::File(path)) => Ok(Place { path: path.clone(), is_preloaded: true }),
             Some(PreloadedUri::Pkcs11(_)) => Err(Error::NoToken(id.clone())),
-            None => {
-                let directory = self.directory.as_ref().ok_or_else(|| Error::NoPlace(id.clone()))?;
-                Ok(Place { path: directory.join(file_name(id)?), is_preloaded: false })
-            }
+            Some(PreloadedUri::Tpm(_)) if self.tpm.is_none() => Err(Error::NoTpm(id.clone())),
+            Some(PreloadedUri::Tpm(Some(path))) => Ok(Place { path: path.clone(), is_preloaded: true }),
+            Some(PreloadedUri::Tpm(None)) => Ok(Place { path: usual()?, is_preloaded: true }),
+            None => Ok(Place { path: usual()?, is_preloaded: false }),
+        }
+    }
+
+    /// The TPM, if a new key with this id is to be made in it. The key that makes handles genuine is not: it is needed for
+    /// every request, also for keys that have nothing to do with the TPM.
+    fn maker(&self, key: &Permit) -> Option<&Tpm> {
+        let tpm = self.tpm.as_ref()?;
+        let is_wanted = match self.preloaded.get(key.id().as_str()) {
+            Some(PreloadedUri::Tpm(_)) => true,
+            Some(PreloadedUri::File(_) | PreloadedUri::Pkcs11(_)) => false,
+            None => tpm.makes_new_keys() && !key.id().is_validation_key(),
+        };
+        is_wanted.then_some(tpm)
+    }
+
+    /// What is at `place` as a symmetric key: nothing to do, or what is damaged there.
+    fn room_for_key(&self, id: &KeyId, place: &Place) -> Result<Room, Error> {
+        match self.content(id, place)?.key {
+            Ok(_) => Ok(Room::Taken),
+            Err(fault) => vacancy(id, place, fault).map(Room::Free),
+        }
+    }
+
+    /// The same as a key pair.
+    fn room_for_pair(&self, id: &KeyId, place: &Place) -> Result<Room, Error> {
+        match self.content(id, place)?.pair {
+            Ok(_) => Ok(Room::Taken),
+            Err(fault) => vacancy(id, place, fault).map(Room::Free),
         }
     }
 
@@ -63,7 +103,7 @@ impl FileStore {
         }
         match read(&place.path) {
             Ok((bytes, stamp)) => {
-                let content = Content::of(bytes, place.is_preloaded);
+                let content = Content::of(bytes, place.is_preloaded, self.tpm.as_ref());
                 self.cache.put(id.as_str(), &place.path, stamp, &content);
                 Ok(content)
             }
@@ -89,7 +129,8 @@ impl FileStore {
                 beside.display()
             );
         }
-        if let (Some(directory), false) = (&self.directory, place.is_preloaded) {
+        if let Some(directory) = self.directory.as_ref().filter(|directory| place.path.starts_with(directory))
+        {
             durable::create_dir(directory, DIRECTORY_MODE).map_err(Internal::Unwritable)?;
         }
         durable::write(&place.path, bytes, FILE_MODE).map_err(Internal::Unwritable)?;
@@ -125,22 +166,33 @@ impl KeyStore for FileStore {
         }
     }
 
-    fn create_key(&self, key: &Permit, _usage: KeyUsage) -> Result<(), Error> {
-        let place = self.place(key)?;
-        let _changing = self.change();
-        let damage = match self.content(key.id(), &place)?.key {
-            Ok(_) => return Ok(()),
-            Err(fault) => vacancy(key.id(), &place, fault)?,
+    fn create_key(&self, key: &Permit, usage: KeyUsage) -> Result<(), Error> {
+        let (id, place) = (key.id(), self.place(key)?);
+        // The TPM takes its time, in which others may change keys; what they did is looked at afterwards.
+        let wrapped = match self.maker(key) {
+            Some(tpm) if matches!(self.room_for_key(id, &place)?, Room::Free(_)) => {
+                tpm.make_key(id, None, usage)?
+            }
+            _ => None,
         };
+        let _changing = self.change();
+        let Room::Free(damage) = self.room_for_key(id, &place)? else { return Ok(()) };
+        if let Some(wrapped) = wrapped {
+            return self.write(id, &place, &wrapped, damage.as_deref());
+        }
         let mut bytes = Zeroizing::new([0; KEY_LENGTH]);
         openssl::rand::rand_bytes(&mut bytes[..]).map_err(Error::crypto("make random numbers"))?;
-        self.write(key.id(), &place, &bytes[..], damage.as_deref())
+        self.write(id, &place, &bytes[..], damage.as_deref())
     }
 
-    fn import_key(&self, key: &Permit, bytes: &[u8], _usage: KeyUsage) -> Result<(), Error> {
-        let place = self.place(key)?;
+    fn import_key(&self, key: &Permit, bytes: &[u8], usage: KeyUsage) -> Result<(), Error> {
+        let (id, place) = (key.id(), self.place(key)?);
+        let wrapped = match self.maker(key) {
+            Some(tpm) => tpm.make_key(id, Some(bytes), usage)?,
+            None => None,
+        };
         let _changing = self.change();
-        self.write(key.id(), &place, bytes, None)
+        self.write(id, &place, wrapped.as_deref().unwrap_or(bytes), None)
     }
 
     fn delete_key(&self, key: &Permit) -> Result<(), Error> {
@@ -150,8 +202,8 @@ impl KeyStore for FileStore {
         })
     }
 
-    fn makes_pairs_elsewhere(&self, _key: &Permit) -> bool {
-        false
+    fn makes_pairs_elsewhere(&self, key: &Permit) -> bool {
+        self.maker(key).is_some()
     }
 
     fn pair_at_hand(&self, key: &Permit) -> Option<Arc<dyn KeyPair>> {
@@ -169,19 +221,16 @@ impl KeyStore for FileStore {
     }
 
     fn create_pair(&self, key: &Permit, preferences: &Preferences) -> Result<(), Error> {
-        let place = self.place(key)?;
-        match self.content(key.id(), &place)?.pair {
-            Ok(_) => return Ok(()),
-            Err(fault) => vacancy(key.id(), &place, fault)?,
-        };
+        let (id, place) = (key.id(), self.place(key)?);
+        let Room::Free(_) = self.room_for_pair(id, &place)? else { return Ok(()) };
         // Others may change keys while this one is made; what they did in the meantime is looked at afterwards.
-        let pem = SoftPair::generate(preferences.first())?;
-        let _changing = self.change();
-        let damage = match self.content(key.id(), &place)?.pair {
-            Ok(_) => return Ok(()),
-            Err(fault) => vacancy(key.id(), &place, fault)?,
+        let pem = match self.maker(key) {
+            Some(tpm) => Zeroizing::new(tpm.make_pair(id, preferences)?),
+            None => SoftPair::generate(preferences.first())?,
         };
-        self.write(key.id(), &place, &pem, damage.as_deref())
+        let _changing = self.change();
+        let Room::Free(damage) = self.room_for_pair(id, &place)? else { return Ok(()) };
+        self.write(id, &place, &pem, damage.as_deref())
     }
 
     fn move_pair(&self, from: &Permit, to: &Permit) -> Result<(), Error> {
@@ -219,6 +268,14 @@ impl KeyStore for FileStore {
 struct Place {
     path: PathBuf,
     is_preloaded: bool,
+}
+
+/// Whether a new key may be put to a place.
+enum Room {
+    /// There is such a key.
+    Taken,
+    /// It may; what is damaged there is told.
+    Free(Option<String>),
 }
 
 /// The refusal to load a key.

@@ -41,14 +41,15 @@ impl LocatedStore {
         let AziotKeys { homedir_path, pkcs11_lib_path: _, pkcs11_base_slot: base } = &config.aziot_keys;
         let preloaded = config.preloaded_keys.values().filter_map(|uri| match uri {
             PreloadedUri::Pkcs11(uri) => Some(uri),
-            PreloadedUri::File(_) => None,
+            PreloadedUri::File(_) | PreloadedUri::Tpm(_) => None,
         });
         let tokens = Tokens::new(path, base.iter().chain(preloaded));
         if let Some(base) = base {
             tokens.connect(base)?;
         }
         Ok(Self {
-            files: FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone()),
+            files: FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone())
+                .with_tpm(config.tpm.as_ref())?,
             has_files: homedir_path.is_some(),
             tokens,
             base: base.clone(),
@@ -60,7 +61,7 @@ impl LocatedStore {
 
     fn on_token(&self, id: &KeyId) -> Option<OnToken> {
         match (self.preloaded.get(id.as_str()), &self.base) {
-            (Some(PreloadedUri::File(_)), _) | (None, None) => None,
+            (Some(PreloadedUri::File(_) | PreloadedUri::Tpm(_)), _) | (None, None) => None,
             (Some(PreloadedUri::Pkcs11(uri)), _) => {
                 Some(OnToken { place: self.tokens.place(uri, None), is_preloaded: true })
             }
@@ -73,7 +74,7 @@ impl LocatedStore {
     /// Whether no token is asked for the key.
     fn is_in_file_only(&self, id: &KeyId) -> bool {
         match self.preloaded.get(id.as_str()) {
-            Some(PreloadedUri::File(_)) => true,
+            Some(PreloadedUri::File(_) | PreloadedUri::Tpm(_)) => true,
             Some(PreloadedUri::Pkcs11(_)) => false,
             None => self.base.is_none(),
         }
@@ -240,7 +241,7 @@ impl KeyStore for LocatedStore {
     }
 
     fn makes_pairs_elsewhere(&self, key: &Permit) -> bool {
-        !self.is_in_file_only(key.id())
+        !self.is_in_file_only(key.id()) || self.files.makes_pairs_elsewhere(key)
     }
 
     fn pair_at_hand(&self, key: &Permit) -> Option<Arc<dyn KeyPair>> {

@@ -19,12 +19,14 @@ mod file;
 mod located;
 mod pkcs11;
 mod soft;
+mod tpm;
 mod work;
 
 pub use file::FileStore;
 pub use located::LocatedStore;
 pub use pkcs11::Fault;
 pub use soft::{SoftKey, SoftPair};
+pub use tpm::TpmFault;
 pub use work::Work;
 
 /// A place where keys lie, by id. One id is a symmetric key or a key pair, never both, unless it is preloaded.

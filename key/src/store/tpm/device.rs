@@ -1,0 +1,197 @@
+//! What keyd does with a TPM, command by command. Knows no files and no threads; it waits for the TPM as long as that
+//! takes.
+//!
+//! A key is in the TPM only while it is used. Behind a resource manager the last few stay a while: to load one is half of
+//! the work of using it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
+use tpm_device::primary::STORAGE_ROOT;
+use tpm_device::{Connection, Failure, NONE, code};
+use zeroize::Zeroizing;
+
+use super::TpmFault;
+use super::tss2::Blob;
+
+/// What the thread of the TPM owns: the TPM, or how it was missed.
+pub(super) struct Seat {
+    tcti: String,
+    tpm: Option<Tpm>,
+    missed: Option<Instant>,
+}
+
+/// A TPM with a storage root key in place.
+pub(super) struct Tpm {
+    connection: Connection,
+    /// Keys that stay in the TPM, with their handles; the one used last at the end.
+    kept: Vec<(Arc<Blob>, u32)>,
+}
+
+/// A new key, as its parent wraps it.
+pub(super) struct Made {
+    pub(super) public: Vec<u8>,
+    pub(super) private: Vec<u8>,
+}
+
+impl Seat {
+    /// Nothing is looked for yet.
+    pub(super) fn new(tcti: &str) -> Self {
+        Self { tcti: tcti.to_owned(), tpm: None, missed: None }
+    }
+
+    /// Does `job`, once more if the connection breaks: it may have been broken for long.
+    pub(super) fn perform<T>(
+        &mut self,
+        job: &mut dyn FnMut(&mut Tpm) -> Result<T, TpmFault>,
+    ) -> Result<T, TpmFault> {
+        match job(self.open()?) {
+            Err(fault) if fault.is_lost() => {
+                tracing::warn!("the TPM is opened again: {}", http_common::chain(&fault));
+                self.tpm = None;
+            }
+            done => return done,
+        }
+        let done = job(self.open()?);
+        if done.as_ref().is_err_and(TpmFault::is_lost) {
+            self.tpm = None;
+        }
+        done
+    }
+
+    fn open(&mut self) -> Result<&mut Tpm, TpmFault> {
+        if self.missed.is_some_and(|missed| missed.elapsed() < PAUSE) {
+            return Err(TpmFault::BackingOff);
+        }
+        if self.tpm.is_none() {
+            let opened = Tpm::open(&self.tcti);
+            self.missed = opened.is_err().then(Instant::now);
+            self.tpm = Some(opened?);
+        }
+        self.tpm.as_mut().ok_or(TpmFault::BackingOff)
+    }
+}
+
+impl Tpm {
+    fn open(tcti: &str) -> Result<Self, TpmFault> {
+        let mut connection = Connection::open(tcti.as_bytes())
+            .map_err(|error| TpmFault::Unreachable { tcti: tcti.to_owned(), error })?;
+        connection.ensure(&STORAGE_ROOT, |_| &[]).map_err(TpmFault::NoRoot)?;
+        Ok(Self { connection, kept: Vec::new() })
+    }
+
+    /// A new key below the storage root key, by a `template`; a key that is given has its bytes in `secret`.
+    pub(super) fn create(&mut self, template: &[u8], secret: &[u8]) -> Result<Made, TpmFault> {
+        let mut sensitive = Zeroizing::new(Vec::with_capacity(4 + secret.len()));
+        sized(&mut sensitive, &[]); // no authorization value
+        sized(&mut sensitive, secret);
+        let create = Command::new(CREATE)
+            .handle(STORAGE_ROOT.handle)
+            .password(&[])
+            .sized(&sensitive)
+            .sized(template)
+            .sized(&[]) // nothing to be certified along
+            .u32(0); // no PCRs
+        let made = self.connection.run(&create, |response| {
+            let private = response.sized()?.to_vec();
+            Ok(Made { private, public: response.sized()?.to_vec() })
+        })?;
+        Ok(made)
+    }
+
+    /// ECDSA over `digest`, which has the length of the hash: r and s.
+    pub(super) fn sign(&mut self, key: &Arc<Blob>, digest: &[u8]) -> Result<[Vec<u8>; 2], TpmFault> {
+        let hash = if digest.len() == 48 { SHA384 } else { tpm_device::SHA256 };
+        self.with(key, |connection, key| {
+            let sign = Command::new(SIGN)
+                .handle(key)
+                .password(&[])
+                .sized(digest)
+                .u16(ECDSA)
+                .u16(hash)
+                .u16(HASH_CHECK) // without proof that the TPM has made the digest
+                .u32(NONE)
+                .sized(&[]);
+            connection.run(&sign, |response| {
+                let (_scheme, _hash) = (response.u16()?, response.u16()?);
+                Ok([response.sized()?.to_vec(), response.sized()?.to_vec()])
+            })
+        })
+    }
+
+    /// `input ^ d mod n`.
+    pub(super) fn rsa(&mut self, key: &Arc<Blob>, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, TpmFault> {
+        self.with(key, |connection, key| {
+            let decrypt =
+                Command::new(RSA_DECRYPT).handle(key).password(&[]).sized(input).u16(NO_SCHEME).sized(&[]);
+            connection.run(&decrypt, |response| response.sized())
+        })
+    }
+
+    /// HMAC-SHA256 of `message`.
+    pub(super) fn hmac(&mut self, key: &Arc<Blob>, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, TpmFault> {
+        self.with(key, |connection, key| connection.hmac(key, message))
+    }
+
+    /// Works with `key` in the TPM. A key that stayed may have been removed by others; then it is loaded again.
+    fn with<T>(
+        &mut self,
+        key: &Arc<Blob>,
+        work: impl Fn(&mut Connection, u32) -> Result<T, Failure>,
+    ) -> Result<T, TpmFault> {
+        if let Some(at) = self.kept.iter().position(|(kept, _)| Arc::ptr_eq(kept, key)) {
+            let (_, handle) = self.kept.remove(at);
+            match work(&mut self.connection, handle) {
+                Err(failure) if is_gone(&failure) => {}
+                done => {
+                    self.kept.push((Arc::clone(key), handle));
+                    return Ok(done?);
+                }
+            }
+        }
+        let handle = self.load(key)?;
+        let done = work(&mut self.connection, handle);
+        match self.connection.is_exclusive() || done.is_err() {
+            true => self.connection.release(handle),
+            false => self.keep(key, handle),
+        }
+        Ok(done?)
+    }
+
+    fn keep(&mut self, key: &Arc<Blob>, handle: u32) {
+        if self.kept.len() >= MAX_KEPT {
+            let (_, oldest) = self.kept.remove(0);
+            self.connection.release(oldest);
+        }
+        self.kept.push((Arc::clone(key), handle));
+    }
+
+    fn load(&mut self, key: &Blob) -> Result<u32, TpmFault> {
+        let load = Command::new(LOAD).handle(key.parent).password(&[]).sized(&key.private).sized(&key.public);
+        let loaded = self.connection.run(&load, |response| response.handle());
+        let handle = loaded.map_err(|failure| match failure.refusal() {
+            // It is about what was given to the TPM.
+            Some(code) if code & code::FORMAT_1 != 0 => TpmFault::NotOurs(failure),
+            _ => failure.into(),
+        })?;
+        // Whatever had this handle is no longer there.
+        self.kept.retain(|(_, kept)| *kept != handle);
+        Ok(handle)
+    }
+}
+
+/// Whether a key is no longer in the TPM.
+fn is_gone(failure: &Failure) -> bool {
+    matches!(failure.refusal(), Some(code::HANDLE | code::REFERENCE_H0))
+}
+
+/// After a look for the TPM in vain there is none for so long.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The kernel's resource manager has room for three objects; one is needed for the sequence of an HMAC.
+const MAX_KEPT: usize = 2;
+const SHA384: u16 = 0x000C;
+const NO_SCHEME: u16 = 0x0010;
+const ECDSA: u16 = 0x0018;
+/// TPM_ST_HASHCHECK.
+const HASH_CHECK: u16 = 0x8024;
