@@ -3,7 +3,7 @@
 //! It has no resource manager: whatever a user leaves in it stays there, so that leaks are seen.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -39,6 +39,11 @@ impl Swtpm {
     /// The string for the TCTI loader of tpm2-tss.
     pub fn tcti(&self) -> String {
         format!("swtpm:path={}", self.socket().display())
+    }
+
+    /// The directory where its files and those of tools are.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Start it, with the state that it had.

@@ -51,6 +51,12 @@ impl TpmToken {
         setup.env("TPM2_PKCS11_TCTI", TCTI).env("DBUS_SESSION_BUS_ADDRESS", self.bus_address())
     }
 
+    /// `setup` with the TPM itself for new keys, behind the resource manager.
+    pub fn without_token(&self, setup: Setup) -> Setup {
+        let setup = setup.drop_in("20-tpm.toml", &format!("[tpm]\ntcti = '{TCTI}'\nnew_keys = true\n"));
+        setup.env("DBUS_SESSION_BUS_ADDRESS", self.bus_address())
+    }
+
     fn start_bus(&mut self) {
         let config = self.directory.path().join("bus.conf");
         fs::write(&config, BUS.replace("ADDRESS", &self.bus_address())).expect("the directory is ours");
