@@ -309,16 +309,6 @@ async fn ids_without_a_place() {
     }
 }
 
-#[test]
-fn pkcs11_stops_the_start() {
-    for setting in ["pkcs11_lib_path = '/x.so'", "pkcs11_base_slot = 'pkcs11:token=x'"] {
-        let config = toml::from_str(&format!("[aziot_keys]\n{setting}")).unwrap();
-        let message = Keyd::check(&config).unwrap_err().to_string();
-        assert!(message.contains("not supported yet"), "{message}");
-        assert!(Keyd::new(config).is_err());
-    }
-}
-
 #[tokio::test]
 async fn a_reload_takes_up_principals() {
     let home = home();
