@@ -136,10 +136,11 @@ impl Open {
     fn evict(&mut self) {
         let most = self.by_uid.iter().max_by_key(|(_, count)| **count).map(|(uid, _)| *uid);
         let waiting = |connection: &&Arc<Connection>| connection.phase().0 != Phase::Busy;
-        let longest = |connection: &&Arc<Connection>| (connection.phase().1, u64::MAX - connection.id);
+        // A time, not an age: ages of several are not told at the same moment.
+        let since = |connection: &&Arc<Connection>| (connection.since(), connection.id);
         let of_most = self.by_id.values().filter(|connection| Some(connection.uid) == most);
-        let victim = of_most.filter(waiting).max_by_key(longest);
-        let victim = victim.or_else(|| self.by_id.values().filter(waiting).max_by_key(longest));
+        let victim = of_most.filter(waiting).min_by_key(since);
+        let victim = victim.or_else(|| self.by_id.values().filter(waiting).min_by_key(since));
         if let Some(victim) = victim.cloned() {
             victim.close.notify_one();
             // Counted out now, so that the next eviction finds another one.
@@ -181,7 +182,16 @@ impl Connection {
             1 => Phase::Head,
             _ => Phase::Busy,
         };
-        (phase, self.born.elapsed().saturating_sub(Duration::from_millis(state >> 2)))
+        (phase, self.began(state).elapsed())
+    }
+
+    /// When the phase began that it is in.
+    fn since(&self) -> Instant {
+        self.began(self.state.load(Ordering::Relaxed))
+    }
+
+    fn began(&self, state: u64) -> Instant {
+        self.born + Duration::from_millis(state >> 2)
     }
 
     /// Returns when the connection has to go.

@@ -128,14 +128,18 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         log::set_level(level);
     }
     let max_connections = raise_descriptor_limit();
-    // Bound before another thread makes files, see listen; clients wait in its queue until the state is made.
-    let listener = listen(common.endpoint.path()).map_err(StartError::Socket)?;
     let system = |what| move |source| StartError::System { what, source };
     let runtime = runtime(D::WORKERS).map_err(system("runtime"))?;
+    // Before there is a socket: who sees it may send a signal, which must not end us in disorder.
+    let mut signals = {
+        let _runtime = runtime.enter();
+        Signals::new().map_err(system("signal handler"))?
+    };
+    // Bound before another thread makes files, see listen; clients wait in its queue until the state is made.
+    let listener = listen(common.endpoint.path()).map_err(StartError::Socket)?;
     let stopped = runtime.block_on(async {
         listener.set_nonblocking(true).map_err(system("non-blocking socket"))?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(system("socket"))?;
-        let mut signals = Signals::new().map_err(system("signal handler"))?;
         let state = D::start(config).await.map_err(StartError::State)?;
         let (stop, stopping) = watch::channel(false);
         let server = Server::new(
