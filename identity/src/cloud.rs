@@ -1,13 +1,16 @@
 //! The ways to the cloud: one clock, one proxy, and connections that show the device's certificate if it has one. Does not
 //! know what is said there.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_common::https::{Cloud, CloudOptions, Https, HttpsOptions, ProxyRules};
+use http_common::chain;
+use http_common::https::{ClientIdentity, Cloud, CloudOptions, Https, HttpsOptions, ProxyRules, Trust};
 use http_common::retry::RetryPolicy;
 use http_common::sas::ServerClock;
 use identity_api::config::Config;
+use openssl::x509::X509;
 
 use crate::Error;
 use crate::credentials::DeviceCredentials;
@@ -16,7 +19,8 @@ use crate::credentials::DeviceCredentials;
 pub(crate) struct CloudAccess {
     /// Connections that show no certificate.
     plain: Https,
-    proxy: ProxyRules,
+    /// How all connections are made.
+    options: HttpsOptions,
     clock: Arc<ServerClock>,
     attempt: Duration,
     /// When calls are repeated.
@@ -33,11 +37,14 @@ pub(crate) enum Repeat {
 }
 
 impl CloudAccess {
-    /// As `config` says. Opens nothing.
+    /// As `config` says. Connects to nobody. A file of authorities that cannot be used is warned about and left out: the rest
+    /// may do, and local callers need no cloud.
     pub(crate) fn new(config: &Config, proxy: ProxyRules) -> Self {
+        let given = config.trusted_certs.iter().flat_map(|file| authorities(file)).collect();
+        let options = HttpsOptions { proxy, trust: Trust::SystemAnd(given), ..HttpsOptions::default() };
         Self {
-            plain: Https::new(HttpsOptions { proxy: proxy.clone(), ..HttpsOptions::default() }),
-            proxy,
+            plain: Https::new(options.clone()),
+            options,
             clock: Arc::default(),
             attempt: Duration::from_secs(config.cloud_timeout.as_secs()),
             retry: RetryPolicy::cloud(config.cloud_retries),
@@ -47,14 +54,41 @@ impl CloudAccess {
     /// Calls by a device with these credentials.
     pub(crate) async fn of(&self, credentials: &DeviceCredentials, repeat: Repeat) -> Result<Cloud, Error> {
         let https = match credentials {
-            DeviceCredentials::Certificate(certificate) => certificate.shown().await?.https(&self.proxy),
+            DeviceCredentials::Certificate(certificate) => certificate.shown().await?.https(&self.options),
             DeviceCredentials::SymmetricKey(_) | DeviceCredentials::Tpm(_) => self.plain.clone(),
         };
+        Ok(self.over(https, repeat))
+    }
+
+    /// Calls that show `identity`, whatever the credentials are.
+    pub(crate) fn showing(&self, identity: ClientIdentity) -> Cloud {
+        let options = HttpsOptions { identity: Some(identity), ..self.options.clone() };
+        self.over(Https::on_own_thread(options), Repeat::AsConfigured)
+    }
+
+    fn over(&self, https: Https, repeat: Repeat) -> Cloud {
         let retry = match repeat {
             Repeat::AsConfigured => self.retry,
             Repeat::Never => RetryPolicy::NEVER,
         };
         let options = CloudOptions { retry, attempt: self.attempt, ..CloudOptions::default() };
-        Ok(Cloud::new(https, Arc::clone(&self.clock), options))
+        Cloud::new(https, Arc::clone(&self.clock), options)
+    }
+}
+
+/// The certificates in a PEM file.
+fn authorities(file: &Path) -> Vec<X509> {
+    let warn = |why: String| {
+        tracing::warn!("trusted_certs: {} cannot be used: {why}", file.display());
+        Vec::new()
+    };
+    let read = match std::fs::read(file) {
+        Ok(pem) => X509::stack_from_pem(&pem),
+        Err(error) => return warn(chain(&error)),
+    };
+    match read {
+        Ok(certificates) if certificates.is_empty() => warn("it has no certificate in PEM".to_owned()),
+        Ok(certificates) => certificates,
+        Err(error) => warn(chain(&error)),
     }
 }

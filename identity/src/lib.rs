@@ -274,6 +274,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         cloud_retries,
         log_level: _,
         draft_api,
+        trusted_certs,
         provisioning: _,
         principal: _,
         localid: _,
@@ -286,6 +287,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("cloud_timeout_sec", old.cloud_timeout != *cloud_timeout),
         ("cloud_retries", old.cloud_retries != *cloud_retries),
         ("draft_api", old.draft_api != *draft_api),
+        ("trusted_certs", old.trusted_certs != *trusted_certs),
         ("endpoints", old.endpoints != *endpoints),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use http_common::chain;
-use http_common::https::{ClientIdentity, Https, HttpsOptions, ProxyRules};
+use http_common::https::{ClientIdentity, Https, HttpsOptions};
 use openssl::nid::Nid;
 use openssl::x509::X509;
 use tokio::sync::Mutex as AsyncMutex;
@@ -124,10 +124,10 @@ impl Seen {
 
 impl Shown {
     /// Connections that show this certificate. They live on a thread of their own, because keyd signs in each handshake.
-    pub(crate) fn https(&self, proxy: &ProxyRules) -> Https {
+    pub(crate) fn https(&self, options: &HttpsOptions) -> Https {
         let make = || {
             let identity = Some(self.identity.clone());
-            Https::on_own_thread(HttpsOptions { identity, proxy: proxy.clone(), ..HttpsOptions::default() })
+            Https::on_own_thread(HttpsOptions { identity, ..options.clone() })
         };
         self.https.get_or_init(make).clone()
     }

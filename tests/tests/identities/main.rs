@@ -12,6 +12,7 @@ mod cloud;
 mod configuration;
 mod device;
 mod draft;
+mod gateway;
 mod hardship;
 mod modules;
 mod provisioning;

@@ -51,6 +51,9 @@ pub struct Config {
     /// Whether a request without api-version is one of the draft API; otherwise it is refused.
     #[serde(default, skip_serializing_if = "is_default")]
     pub draft_api: bool,
+    /// PEM files of authorities that may vouch for the cloud, a parent gateway or a proxy, besides those of the system.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_certs: Vec<PathBuf>,
     /// How the device gets its identity.
     pub provisioning: Provisioning,
     /// Who has identities of its own, and who manages those of others.
@@ -73,6 +76,7 @@ impl Config {
         let mut record = Self { endpoints: Endpoints::default(), ..self.clone() };
         record.log_level = None;
         record.draft_api = false;
+        record.trusted_certs.clear();
         for principal in &mut record.principal {
             // Only the names of principals matter there.
             principal.who = principal.who.uid().unwrap_or(NOBODY).into();
