@@ -29,6 +29,7 @@ mod modules;
 mod provision;
 mod reconcile;
 mod records;
+mod renew;
 mod tpm;
 mod trust_bundle;
 mod workshop;
@@ -43,7 +44,7 @@ use http_common::daemon::{Common, Daemon, notify_status};
 use http_common::https::ProxyRules;
 use http_common::{Router, chain};
 use identity_api::Identity;
-use identity_api::config::{Config, Source};
+use identity_api::config::{Attestation, Config, Source};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -103,6 +104,13 @@ impl Daemon for Identityd {
         for doubt in config.doubts() {
             tracing::warn!("{doubt}");
         }
+        if let Source::Dps(dps) = &config.provisioning.source
+            && let Attestation::X509 { identity_auto_renew: Some(_), .. } = dps.attestation
+        {
+            tracing::warn!(
+                "identity_auto_renew is not carried out yet: the certificate is used until it ends"
+            );
+        }
         Ok(())
     }
 
@@ -125,6 +133,7 @@ impl Daemon for Identityd {
             settings: RwLock::new(Arc::new(Settings::new(config))),
         });
         let settings = daemon.settings();
+        daemon.keep_certificate(&settings);
         if let Err(error) = daemon.recall(&settings).await {
             // The first round meets it again, and decides what it means.
             tracing::debug!("nothing is known without the cloud: {}", chain(&error));
@@ -153,7 +162,9 @@ impl Daemon for Identityd {
         };
         let nothing_to_do = same(&config);
         self.module_credentials.take_up(config.module_x509.as_ref());
-        *self.settings.write().expect("no panic while held") = Arc::new(Settings::new(config));
+        let settings = Arc::new(Settings::new(config));
+        *self.settings.write().expect("no panic while held") = Arc::clone(&settings);
+        self.keep_certificate(&settings);
         if !nothing_to_do {
             // At once, so that whoever asks for a new module waits for it.
             self.update(|status| status.phase = Phase::Working);

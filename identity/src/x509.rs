@@ -2,7 +2,8 @@
 //! (`workshop.rs`), nor whom it is shown to.
 //!
 //! It is looked at anew in each round of provisioning, so that one that somebody has replaced is taken up. What was good
-//! stays in use while keyd or certd cannot be asked.
+//! stays in use while keyd or certd cannot be asked. Whoever renews it and its key exchanges both at keyd and certd, and has
+//! it looked at then; the ids stay, and nobody else needs to know.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use openssl::x509::X509;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::Error;
+use crate::renew::{self, DeviceRenewal, Kept};
 use crate::workshop::{CertificateError, Certified, Workshop, check_time};
 
 /// The device's certificate, wherever it has got to.
@@ -24,6 +26,8 @@ pub(crate) struct DeviceCertificate {
     /// One look at a time. It guards no data.
     turn: AsyncMutex<()>,
     seen: Mutex<Seen>,
+    /// Who keeps it valid, if anybody does.
+    renewal: Mutex<Option<Kept>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +46,13 @@ pub(crate) struct Shown {
 impl DeviceCertificate {
     /// The certificate `what`. Asks nobody yet.
     pub(crate) fn new(workshop: Workshop, what: Certified) -> Self {
-        Self { workshop, what, turn: AsyncMutex::default(), seen: Mutex::default() }
+        Self {
+            workshop,
+            what,
+            turn: AsyncMutex::default(),
+            seen: Mutex::default(),
+            renewal: Mutex::default(),
+        }
     }
 
     /// The ids.
@@ -68,7 +78,10 @@ impl DeviceCertificate {
         let before = self.seen().looks;
         let _turn = self.turn.lock().await;
         if self.seen().looks == before {
-            let obtained = self.workshop.obtain(&self.what).await;
+            let obtained = match self.renewal() {
+                Some(renewal) => renew::obtain(&renewal, &self.workshop, &self.what).await,
+                None => self.workshop.obtain(&self.what).await,
+            };
             self.seen().take_up(obtained, &self.what.cert_id);
         }
         let seen = self.seen();
@@ -85,6 +98,25 @@ impl DeviceCertificate {
             // Whether it has failed or taken too long is seen by whoever goes on.
             let _ = tokio::time::timeout(FIRST_LOOK, self.look_again()).await;
         }
+    }
+
+    /// Use `identity` from now on.
+    pub(crate) fn take_up(&self, identity: ClientIdentity) {
+        self.seen().take_up(Ok(identity), &self.what.cert_id);
+    }
+
+    /// Let it be kept valid by whom `start` makes, unless somebody does already; or by nobody.
+    pub(crate) fn keep(&self, is_wanted: bool, start: impl FnOnce() -> Kept) {
+        let mut renewal = self.renewal.lock().expect("no panic while held");
+        match renewal.as_ref() {
+            Some(kept) if is_wanted => kept.renewal().look_again(),
+            None if is_wanted => *renewal = Some(start()),
+            _ => *renewal = None,
+        }
+    }
+
+    fn renewal(&self) -> Option<Arc<DeviceRenewal>> {
+        self.renewal.lock().expect("no panic while held").as_ref().map(Kept::renewal)
     }
 
     fn good(&self) -> Option<Arc<Shown>> {

@@ -77,12 +77,14 @@ fn identity_16_a_preloaded_certificate_and_its_name() {
     site.certd.client().put("/certificates/device-id", &json!({ "pem": text("chain") })).expect(201);
     site.enroll_group();
     let config = site.dps("", "");
-    let plant = site.start(&config);
+    let mut plant = site.start(&config);
     plant.own().expect(200);
     let info = plant.client().get("/identities/provisioning").expect(200).json();
     assert_eq!((&info["auth"], &info["registration_id"]), (&json!("x509"), &json!(DEVICE)));
     assert_eq!(plant.cloud.count("est"), 0);
     plant.create("telemetry").expect(200);
+    plant.certd.terminate();
+    plant.client().get("/identities/provisioning").expect(500);
 }
 
 #[test]
@@ -118,6 +120,24 @@ fn identity_16_by_hand_known_by_its_thumbprint() {
     let thumbprint = json!({ "type": "selfSigned", "x509Thumbprint": { "primaryThumbprint": print } });
     plant.cloud.admin("PUT", &format!("/devices/0/{DEVICE}"), &json!({ "authentication": thumbprint }));
     plant.create("telemetry").expect(200);
+}
+
+#[test]
+fn with_either_version_of_tls_and_either_kind_of_key() {
+    for algorithm in ["rsa-3072", "ec-p384"] {
+        let site = Site::new("");
+        site.enroll_group();
+        let config = site.dps(&format!("registration_id = '{DEVICE}', key_algorithm = '{algorithm}'"), "");
+        let plant = site.start(&config);
+        plant.own().expect(200);
+        for version in ["1.2", "1.3"] {
+            plant.cloud.admin("POST", "/tls", &json!({ "version": version }));
+            plant.cloud.unplug();
+            plant.cloud.heal();
+            plant.create(&format!("by-{version}")).expect(200);
+        }
+        assert_eq!(plant.key("device-id").unwrap().bits() % 384, 0, "{algorithm}");
+    }
 }
 
 #[test]

@@ -168,3 +168,40 @@ fn identity_63_a_certificate_that_the_hub_does_not_know_leads_to_a_registration(
     wait_for("a registration", WAIT, || (plant.cloud.count("dps.register") > 0).then_some(()));
     wait_for("a module", WAIT, || (plant.create("telemetry").status == 200).then_some(()));
 }
+
+#[test]
+fn with_the_rights_that_upstream_gives_the_key_is_used_again() {
+    let rights = |keys: &str| format!("[[principal]]\nuid = {UID}\nkeys = [{keys}]\n");
+    let keyd =
+        Setup::new(&KEYD).drop_in("10-identityd.toml", &rights("'aziot_identityd_master_id', 'device-id'"));
+    let site = Site::on(crate::cloud::Cloud::start(&["--est"]), keyd.start(), "");
+    let of_certd = format!("[[principal]]\nuid = {UID}\ncerts = ['device-id']\n");
+    site.certd.write_drop_in("10-identityd.toml", &of_certd);
+    site.enroll_group();
+    // Opened for any user.
+    let (as_certd, _) = (site.certd.as_uid(UID), site.keyd.as_uid(UID));
+    wait_for("certd to take it up", WAIT, || {
+        (as_certd.delete("/certificates/device-id", None).status == 204).then_some(())
+    });
+    let setup = site.identityd(&site.dps(&format!("registration_id = '{DEVICE}'"), ""));
+    let user = format!("--reuid={UID}");
+    let setup = setup.wrapper(["setpriv", &user, "--regid=0", "--clear-groups"]);
+    for path in [setup.directory(), &setup.home()] {
+        std::os::unix::fs::chown(path, Some(UID), None).unwrap();
+    }
+    let identityd = setup.start();
+    let Site { certd, keyd, cloud } = site;
+    let plant = Plant { identityd, certd, keyd, cloud };
+    plant.own().expect(200);
+    plant.create("telemetry").expect(200);
+    let key = plant.key("device-id").unwrap();
+    plant.certd.client().delete("/certificates/device-id", None).expect(204);
+    plant.reprovision().expect(204);
+    assert!(plant.key("device-id").unwrap().public_eq(&key));
+    assert!(plant.certificate("device-id")[0].public_key().unwrap().public_eq(&key));
+    plant.identityd.wait_for_log(WAIT, |line| line.contains("\"device-id-temp\""));
+    plant.create("other").expect(200);
+}
+
+/// The user that identityd runs as.
+const UID: u32 = 41_005;
