@@ -53,6 +53,11 @@ impl Home {
         Ok(Self(path.to_owned()))
     }
 
+    /// The directory of the journals of renewals.
+    pub(crate) fn renewals(&self) -> PathBuf {
+        self.0.join("renewal")
+    }
+
     /// The directory of the module records.
     pub(crate) fn modules(&self) -> PathBuf {
         self.0.join("modules")

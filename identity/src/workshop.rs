@@ -9,16 +9,16 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cert_api::{CreateCertificate, DeleteCertificate, GetCertificate};
+use cert_api::{CreateCertificate, DeleteCertificate, GetCertificate, ImportCertificate};
 use http_common::https::ClientIdentity;
 use http_common::{Client, ClientError, StatusCode};
 use identity_api::config::{KeyAlgorithm, Subject};
 use key_api::{CreateKeyPair, DeleteKeyPair, KeyHandle, LoadKeyPair, MoveKeyPair};
 use key_engine::KeyEngine;
-use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::x509::{X509, X509Extension};
+use openssl::x509::{X509, X509Extension, X509Name};
 
 use crate::csr::{self, BadRequest};
 
@@ -162,8 +162,13 @@ impl Workshop {
 
     /// The certificates that certd has under `id`, the leaf first; `None` if it has none.
     pub(crate) async fn certificate(&self, id: &str) -> Result<Option<Vec<X509>>, CertificateError> {
+        self.text(id).await?.map(|pem| parsed(id, &pem)).transpose()
+    }
+
+    /// The text that certd has under `id`; `None` if it has none.
+    pub(crate) async fn text(&self, id: &str) -> Result<Option<String>, CertificateError> {
         match self.certd.call(&GetCertificate { cert_id: id.to_owned() }).await {
-            Ok(reply) => parsed(id, &reply.pem).map(Some),
+            Ok(reply) => Ok(Some(reply.pem)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(CertificateError::Certd { id: id.to_owned(), source }),
         }
@@ -176,6 +181,13 @@ impl Workshop {
         let pem = self.certd.call(&request).await.map_err(failed)?.pem;
         let chain = parsed(id, &pem)?;
         Ok((pem, chain))
+    }
+
+    /// Let certd have `pem` under `id`, in place of what it has.
+    pub(crate) async fn import(&self, id: &str, pem: &str) -> Result<(), CertificateError> {
+        let imported =
+            self.certd.call(&ImportCertificate { cert_id: id.to_owned(), pem: pem.to_owned() }).await;
+        imported.map(drop).map_err(|source| CertificateError::Certd { id: id.to_owned(), source })
     }
 
     /// Let certd forget what it has under `id`.
@@ -229,11 +241,11 @@ impl Workshop {
         };
         tracing::info!("certd has no certificate {cert_id:?} that can be used; one is requested");
         if self.open(key_id).await?.is_none() {
-            self.create(key_id, *algorithm).await?;
+            self.create(key_id, algorithm.preferred()).await?;
             return self.certify(cert_id, key_id, subject).await;
         }
         let temporary = temporary(key_id);
-        match self.create(&temporary, *algorithm).await {
+        match self.create(&temporary, algorithm.preferred()).await {
             Ok(()) => {}
             Err(CertificateError::Keyd { source, .. }) if source.status().is_some() => {
                 tracing::info!(
@@ -280,29 +292,41 @@ impl Workshop {
         key: PKey<Private>,
         extensions: Vec<X509Extension>,
     ) -> Result<String, CertificateError> {
-        Ok(blocking(move || csr::request(&csr::name(&subject)?, &key, extensions)).await??)
+        self.request_as(csr::name(&subject)?, key, extensions).await
     }
 
-    async fn create(&self, id: &str, algorithm: KeyAlgorithm) -> Result<(), CertificateError> {
-        let preferred_algorithms = Some(algorithm.preferred().to_owned());
+    /// The same with a name that exists.
+    pub(crate) async fn request_as(
+        &self,
+        name: X509Name,
+        key: PKey<Private>,
+        extensions: Vec<X509Extension>,
+    ) -> Result<String, CertificateError> {
+        Ok(blocking(move || csr::request(&name, &key, extensions)).await??)
+    }
+
+    /// A key pair `id`, made if there is none. `algorithms` in keyd's form.
+    pub(crate) async fn create(&self, id: &str, algorithms: &str) -> Result<(), CertificateError> {
+        let preferred_algorithms = Some(algorithms.to_owned());
         let request = CreateKeyPair { key_id: id.to_owned(), preferred_algorithms };
         let failed = |source| CertificateError::Keyd { id: id.to_owned(), source };
         self.keyd.call(&request).await.map(drop).map_err(failed)
     }
 
-    async fn replace(&self, old: &str, new: &str) -> Result<(), CertificateError> {
+    /// Give the key pair `new` the id `old`, in place of the key pair that has it.
+    pub(crate) async fn replace(&self, old: &str, new: &str) -> Result<(), CertificateError> {
         let request = MoveKeyPair { key_id: old.to_owned(), from: new.to_owned() };
         let failed = |source| CertificateError::Keyd { id: old.to_owned(), source };
         self.keyd.call(&request).await.map_err(failed)
     }
 
-    async fn opened(&self, id: &str) -> Result<PKey<Private>, CertificateError> {
-        let gone = || CertificateError::NoKey { id: String::new(), key: id.to_owned() };
-        self.open(id).await?.ok_or_else(gone)
+    /// The key pair `id`, which must be there.
+    pub(crate) async fn opened(&self, id: &str) -> Result<PKey<Private>, CertificateError> {
+        self.open(id).await?.ok_or_else(|| CertificateError::NoKey { id: String::new(), key: id.to_owned() })
     }
 
     /// The key pair `id` as OpenSSL's; `None` if there is none.
-    async fn open(&self, id: &str) -> Result<Option<PKey<Private>>, CertificateError> {
+    pub(crate) async fn open(&self, id: &str) -> Result<Option<PKey<Private>>, CertificateError> {
         let (engines, socket, name) =
             (Arc::clone(&self.engine), self.keyd.socket().to_owned(), id.to_owned());
         let open = move || {
@@ -336,7 +360,7 @@ pub(crate) fn check_time(id: &str, chain: &[X509]) -> Result<(), CertificateErro
     let Some(leaf) = chain.first() else { return Ok(()) };
     let unreadable = |source| CertificateError::Unreadable { id: id.to_owned(), source };
     let now = Asn1Time::days_from_now(0).map_err(unreadable)?;
-    match is_valid(leaf.not_before(), leaf.not_after(), &now) {
+    match leaf.not_before() <= now && leaf.not_after() >= now {
         true => Ok(()),
         false => Err(CertificateError::NotNow {
             id: id.to_owned(),
@@ -344,10 +368,6 @@ pub(crate) fn check_time(id: &str, chain: &[X509]) -> Result<(), CertificateErro
             to: leaf.not_after().to_string(),
         }),
     }
-}
-
-fn is_valid(from: &Asn1TimeRef, to: &Asn1TimeRef, now: &Asn1TimeRef) -> bool {
-    from <= now && now <= to
 }
 
 fn parsed(id: &str, pem: &str) -> Result<Vec<X509>, CertificateError> {
@@ -361,7 +381,8 @@ fn is_absent(error: &ClientError) -> bool {
     matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND))
 }
 
-fn temporary(key_id: &str) -> String {
+/// The id of the key that is to follow the key `key_id`.
+pub(crate) fn temporary(key_id: &str) -> String {
     format!("{key_id}-temp")
 }
 

@@ -43,7 +43,7 @@ pub struct Pair {
     pub hold: Hold,
 }
 
-/// While it lives, no certificate and no key is exchanged by renewal.
+/// While it lives, renewal exchanges no certificate and no key, and deletes none.
 #[derive(Debug)]
 pub struct Hold {
     _exchange: OwnedRwLockReadGuard<()>,
@@ -236,7 +236,10 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
                 self.finished(facts);
                 Ok(())
             }
-            Step::DeleteKey => self.actor.delete_key().await.map_err(failed("delete the temporary key")),
+            Step::DeleteKey => {
+                let _exchange = self.exchange.write().await;
+                self.actor.delete_key().await.map_err(failed("delete the temporary key"))
+            }
             Step::GiveUp(why) => {
                 tracing::warn!("the renewal of {:?} is given up: {why}", self.name);
                 self.remembered(|memory| memory.clear()).await
@@ -271,6 +274,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             }
             Verdict::Refused(why) => {
                 if slot == Slot::Temporary {
+                    let _exchange = self.exchange.write().await;
                     self.actor.delete_key().await.map_err(failed("delete the temporary key"))?;
                 }
                 self.remembered(|memory| memory.clear()).await?;

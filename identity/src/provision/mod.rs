@@ -11,7 +11,9 @@ use identity_api::config::{Attestation, Dps, Manual, ManualCredentials, Provisio
 
 use crate::backup::Record;
 
+pub(crate) use dps::register;
 pub(crate) use info::info;
+pub(crate) use round::{REGISTER_LIMIT, at};
 pub(crate) use turn::Turn;
 
 /// Why the loop looks again.

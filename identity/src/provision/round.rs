@@ -209,7 +209,8 @@ impl Identityd {
     }
 }
 
-fn at(record: &Record) -> hub_client::Device {
+/// The device at its hub.
+pub(crate) fn at(record: &Record) -> hub_client::Device {
     let Record { hub, gateway, device_id } = record.clone();
     let gateway = (gateway != hub).then_some(gateway);
     hub_client::Device { hub, gateway, device_id }
@@ -218,4 +219,4 @@ fn at(record: &Record) -> hub_client::Device {
 /// How long a list call may take in the background: long enough for one pause after 429.
 const LIST_LIMIT: Duration = Duration::from_secs(150);
 /// How long a registration may take: less than the 600 s that known clients wait.
-const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);
+pub(crate) const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);
