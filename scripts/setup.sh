@@ -37,10 +37,7 @@ tpm2-abrmd         command -v tpm2-abrmd
 libtss2-tcti-tabrmd0 compgen -G "/usr/lib/*/libtss2-tcti-tabrmd.so.0"
 dbus-daemon        command -v dbus-daemon
 util-linux         command -v setpriv && command -v unshare && command -v prlimit
-systemd            command -v systemd-socket-activate
 python3            command -v python3
-strace             command -v strace
-faketime           command -v faketime
 valgrind           command -v valgrind
 nginx-light        command -v nginx
 mosquitto          command -v mosquitto
