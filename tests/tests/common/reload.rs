@@ -1,4 +1,4 @@
-//! Changes of configuration files at run time: checklist 17-20, 23.
+//! Changes of configuration files at run time: checklist 17-21, 23.
 
 use std::{
     fs, thread,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use suite_tests::{
-    harness::{BOUND, Daemon, KEYD, Setup},
+    harness::{BOUND, CERTD, Daemon, KEYD, Setup},
     http::wait_for,
     subject,
 };
@@ -56,6 +56,18 @@ fn common_20_the_limit_does_not_change_before_a_restart() {
     eventually(&keyd, 1000, "a", true); // the file has been read, and requests still pass
     keyd.restart();
     assert_ne!(keyd.client().post("/key", &create("a")).status, 200);
+}
+
+#[test]
+fn common_21_a_certificate_becomes_readable() {
+    let certd = Setup::new(&CERTD).start();
+    let file = certd.setup().directory().join("new.pem");
+    fs::write(&file, "as it is\n").unwrap();
+    let read = || certd.client().get("/certificates/new");
+    read().expect(400);
+    certd.write_drop_in("50-new.toml", &format!("[preloaded_certs]\nnew = 'file://{}'\n", file.display()));
+    let reply = wait_for("the certificate", LATEST, || Some(read()).filter(|reply| reply.status == 200));
+    assert_eq!(reply.string("pem"), "as it is\n");
 }
 
 #[test]
