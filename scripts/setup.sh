@@ -24,7 +24,7 @@ curl               command -v curl
 ca-certificates    test -e /etc/ssl/certs/ca-certificates.crt
 '
 readonly TEST_NEEDS='
-libtss2-tctildr0   compgen -G '/usr/lib/*/libtss2-tctildr.so.0'
+libtss2-tctildr0   compgen -G "/usr/lib/*/libtss2-tctildr.so.0"
 swtpm              command -v swtpm
 tpm2-tools         command -v tpm2_readpublic
 softhsm2           command -v softhsm2-util
@@ -32,7 +32,7 @@ opensc             command -v pkcs11-tool
 p11-kit            command -v p11-kit
 libtpm2-pkcs11-1   compgen -G "/usr/lib/*/pkcs11/libtpm2_pkcs11.so"
 libtpm2-pkcs11-tools command -v tpm2_ptool
-tpm2-openssl       compgen -G '/usr/lib/*/ossl-modules/tpm2.so'
+tpm2-openssl       compgen -G "/usr/lib/*/ossl-modules/tpm2.so"
 tpm2-abrmd         command -v tpm2-abrmd
 libtss2-tcti-tabrmd0 compgen -G "/usr/lib/*/libtss2-tcti-tabrmd.so.0"
 dbus-daemon        command -v dbus-daemon
