@@ -58,6 +58,42 @@ fn row_07_11_a_rust_agent_makes_its_token() {
     assert_eq!(signature, hmac64(&unbase64(key), &message), "the hub knows the key");
 }
 
+/// Rows 5, 6 and 9: C programs with their own HTTP (absolute target, the path of the socket as Host, a length of nothing) and
+/// .NET's HttpClient. The last has its package's principal for uid 0.
+#[test]
+fn row_05_06_09_agents_ask_who_they_are() {
+    let principals = [principal(1001, "adu", "['module']"), principal(0, "osconfig", "['module']")].concat();
+    let site = Site::provisioned(&principals);
+    for (uid, name, target, host, most) in [
+        (1001, "adu", "http://foo", "/run/aziot/identityd.sock:0", 4096),
+        (0, "osconfig", "http://aziot", "/run/aziot/identityd.sock:0", 8192),
+        (1001, "adu", "http://identityd.sock", "identityd.sock", 4096),
+    ] {
+        let length = if host.starts_with('/') { "content-length: 0\r\n" } else { "" };
+        let head = format!(
+            "GET {target}/identities/identity?api-version=2020-09-01 HTTP/1.1\r\nHost: {host}\r\n{length}"
+        );
+        let reply = exchange(&site.as_uid(uid), &head, "").expect(200);
+        assert_eq!(reply.header("content-type"), Some("application/json"));
+        assert!((16..=most).contains(&reply.body.len()), "{} bytes", reply.body.len());
+        let spec = &reply.json()["spec"];
+        assert_eq!((&spec["moduleId"], &spec["auth"]["type"]), (&json!(name), &json!("sas")));
+        // The message they sign has the resource as it is, and slashes escaped in JSON.
+        let message =
+            format!("{}/devices/{DEVICE}/modules/{name}\n1893456000", spec["hubName"].as_str().unwrap());
+        let sign = json!({
+            "keyHandle": spec["auth"]["keyHandle"],
+            "algorithm": "HMAC-SHA256",
+            "parameters": { "message": base64(&message) },
+        });
+        let head = "POST http://foo/sign?api-version=2020-09-01 HTTP/1.1\r\nHost: /run/aziot/keyd.sock:0\r\n";
+        let escaped = sign.to_string().replace('/', r"\/");
+        let signature = exchange(&site.keyd.as_uid(uid), head, &escaped).expect(200).string("signature");
+        let key = site.cloud.module(name)["authentication"]["symmetricKey"]["primaryKey"].clone();
+        assert_eq!(signature, hmac64(&unbase64(key.as_str().unwrap()), &message), "the hub knows the key");
+    }
+}
+
 /// Row 13: a module that makes itself, on upstream's old crates.
 #[test]
 fn row_13_a_host_level_module() {
