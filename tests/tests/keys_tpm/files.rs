@@ -39,25 +39,29 @@ fn we_use_pairs_of_openssl() {
     tpm.tpm2("tpm2_createprimary", &["-C", "o", "-g", "sha256", "-G", "ecc", "-c", "root.ctx"]);
     tpm.tpm2("tpm2_evictcontrol", &["-C", "o", "-c", "root.ctx", "0x81000001"]);
     tpm.tpm2("tpm2_flushcontext", &["-t"]);
-    let kinds = [
-        ("ec.pem", ["-algorithm", "EC", "-pkeyopt", "group:P-256"]),
-        ("rsa.pem", ["-algorithm", "RSA", "-pkeyopt", "bits:2048"]),
-    ];
-    for (file, kind) in kinds {
-        let more = ["-pkeyopt", "parent:0x81000001", "-out", file];
-        openssl(&tpm, &[&["genpkey"], &kind[..], &more].concat());
+    let ec = ["-algorithm", "EC", "-pkeyopt", "group:P-256"];
+    let rsa = ["-algorithm", "RSA", "-pkeyopt", "bits:2048"];
+    let below_root = ["-pkeyopt", "parent:0x81000001"];
+    for (file, kind, parent) in
+        [("ec.pem", ec, &[][..]), ("ec2.pem", ec, &below_root), ("rsa.pem", rsa, &below_root)]
+    {
+        openssl(&tpm, &[&["genpkey", "-out", file], &kind[..], parent].concat());
     }
     let path = tpm.path().display();
-    let preloaded =
-        format!("[preloaded_keys]\nec = 'file://{path}/ec.pem'\nrsa = 'tpm:?file={path}/rsa.pem'\n");
+    let preloaded = format!(
+        "[preloaded_keys]\nec = 'file://{path}/ec.pem'\nec2 = 'file://{path}/ec2.pem'\nrsa = 'tpm:?file={path}/rsa.pem'\n"
+    );
     let site = Site::on(tpm, &preloaded);
     let (client, digest) = (site.client(), sha256(b"m"));
-    let ec = client.load_pair("ec");
-    assert!(verifies(&client.public_key(&ec), &digest, &client.ecdsa(&ec, &digest), &[]));
+    for id in ["ec", "ec2", "ec"] {
+        let ec = client.load_pair(id);
+        assert!(verifies(&client.public_key(&ec), &digest, &client.ecdsa(&ec, &digest), &[]), "{id}");
+    }
     let rsa = client.load_pair("rsa");
     let info = [SHA256_DIGEST_INFO.as_slice(), &digest].concat();
     let signature = client.rsa(&rsa, "RSA-PKCS1", &info);
     assert!(verifies(&client.public_key(&rsa), &digest, &signature, &["-pkeyopt", "digest:sha256"]));
+    site.end().1.holds_nothing_transient();
 }
 
 #[test]

@@ -85,6 +85,7 @@ pub struct Connection {
     pub(crate) input_buffer: Option<usize>,
     /// Whether nobody else uses this TPM meanwhile.
     is_exclusive: bool,
+    is_managed: bool,
 }
 
 impl Connection {
@@ -92,17 +93,18 @@ impl Connection {
     pub fn open(name: &[u8]) -> Result<Self, OpenError> {
         let c_name = CString::new(name).map_err(|_| OpenError::BadName)?;
         let tcti = Tcti::open(&c_name)?;
-        Ok(Self::new(Box::new(tcti), is_exclusive(name)))
+        Ok(Self { is_managed: is_managed(name), ..Self::new(Box::new(tcti), is_exclusive(name)) })
     }
 
     /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
     pub fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
-        Self { transport, input_buffer: None, is_exclusive }
+        Self { transport, input_buffer: None, is_exclusive, is_managed: false }
     }
 
-    /// Whether nobody else uses this TPM meanwhile, as behind a resource manager others do.
-    pub fn is_exclusive(&self) -> bool {
-        self.is_exclusive
+    /// Whether a resource manager is known to be before the TPM: then what is left in it disturbs nobody, and goes when the
+    /// connection does.
+    pub fn is_managed(&self) -> bool {
+        self.is_managed
     }
 
     /// Runs `command`, and reads its result with `read`.
@@ -196,6 +198,11 @@ fn listed(mut response: Response) -> Result<Vec<u32>, Garbled> {
 /// Whether a TCTI of this name admits one user at a time.
 fn is_exclusive(tcti: &[u8]) -> bool {
     ["swtpm", "mssim", "device:/dev/tpm0"].iter().any(|name| tcti.starts_with(name.as_bytes()))
+}
+
+/// Whether the name of a TCTI says that a resource manager is behind it.
+fn is_managed(tcti: &[u8]) -> bool {
+    tcti == b"device" || ["tabrmd", "device:/dev/tpmrm"].iter().any(|name| tcti.starts_with(name.as_bytes()))
 }
 
 /// What may make a refused command succeed.

@@ -62,15 +62,8 @@ impl Connection {
             return Ok(public);
         }
         tracing::info!("making the {}, which will stay at {:#x}", key.name, key.handle);
-        let create = Command::new(CREATE_PRIMARY)
-            .handle(key.hierarchy.handle())
-            .password(authorization(key.hierarchy))
-            .sized(&[0, 0, 0, 0]) // no authorization value, no data
-            .raw(key.template)
-            .sized(&[]) // nothing to be certified along
-            .u32(0); // no PCRs
-        let created = self.run(&create, |response| Ok((response.handle()?, response.sized()?.to_vec())));
-        let (created, public) = created.map_err(|failure| Refusal::by(key.hierarchy, failure))?;
+        let (created, public) =
+            self.create_primary(key.hierarchy, key.template, authorization(key.hierarchy))?;
         let kept = self.evict_control(created, key.handle, authorization(Hierarchy::Owner));
         self.release(created);
         match kept {
@@ -80,6 +73,25 @@ impl Connection {
             }
             kept => kept.map(|()| public),
         }
+    }
+
+    /// A transient key from the seed of `hierarchy`, whose value is `authorization`, by a `template` with its length; and its
+    /// public area.
+    pub fn create_primary(
+        &mut self,
+        hierarchy: Hierarchy,
+        template: &[u8],
+        authorization: &[u8],
+    ) -> Result<(u32, Vec<u8>), Refusal> {
+        let create = Command::new(CREATE_PRIMARY)
+            .handle(hierarchy.handle())
+            .password(authorization)
+            .sized(&[0, 0, 0, 0]) // no authorization value, no data
+            .raw(template)
+            .sized(&[]) // nothing to be certified along
+            .u32(0); // no PCRs
+        let created = self.run(&create, |response| Ok((response.handle()?, response.sized()?.to_vec())));
+        created.map_err(|failure| Refusal::by(hierarchy, failure))
     }
 
     /// Makes a transient `object` persistent at `handle`, or removes the persistent one; `owner` is the value of the owner

@@ -37,6 +37,15 @@ pub(super) fn hmac(is_given: bool) -> Vec<u8> {
     area(KEYED_HASH, FIXED | SIGN | origin, &[&HMAC.to_be_bytes()[..], &SHA256, &[0; 2]].concat())
 }
 
+/// The template, with its length, of the parent of keys that name the owner hierarchy (draft-bottomley-tpm2-keys, 3.1.7).
+pub(super) fn owner_root() -> Vec<u8> {
+    // AES-128-CFB, no scheme, the curve, no key derivation, and a point that the TPM makes.
+    let rest = [&[0, 0x06, 0, 0x80, 0, 0x43], &NULL[..], &NIST_P256.to_be_bytes(), &NULL, &[0; 4]].concat();
+    let area = area(ECC, FIXED | ORIGIN | DECRYPT | RESTRICTED, &rest);
+    let [.., high, low] = area.len().to_be_bytes();
+    [&[high, low], area.as_slice()].concat()
+}
+
 /// What the key with this public area is.
 pub(super) fn kind(public: &[u8]) -> Result<Kind, &'static str> {
     read(public).unwrap_or(Err("its public area is malformed"))
@@ -138,6 +147,7 @@ const DEFAULT_EXPONENT: u32 = 65537;
 const FIXED: u32 = 0x0000_0452;
 /// sensitiveDataOrigin: made by the TPM.
 const ORIGIN: u32 = 0x0000_0020;
+const RESTRICTED: u32 = 0x0001_0000;
 const DECRYPT: u32 = 0x0002_0000;
 const SIGN: u32 = 0x0004_0000;
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
-use tpm_device::primary::STORAGE_ROOT;
+use tpm_device::primary::{Hierarchy, STORAGE_ROOT};
 use tpm_device::{Connection, Failure, NONE, code};
 use zeroize::Zeroizing;
 
-use super::TpmFault;
-use super::tss2::Blob;
+use super::tss2::{Blob, OWNER};
+use super::{TpmFault, area};
 
 /// What the thread of the TPM owns: the TPM, or how it was missed.
 pub(super) struct Seat {
@@ -152,9 +152,9 @@ impl Tpm {
         }
         let handle = self.load(key)?;
         let done = work(&mut self.connection, handle);
-        match self.connection.is_exclusive() || done.is_err() {
-            true => self.connection.release(handle),
-            false => self.keep(key, handle),
+        match self.connection.is_managed() && done.is_ok() {
+            true => self.keep(key, handle),
+            false => self.connection.release(handle),
         }
         Ok(done?)
     }
@@ -168,7 +168,22 @@ impl Tpm {
     }
 
     fn load(&mut self, key: &Blob) -> Result<u32, TpmFault> {
-        let load = Command::new(LOAD).handle(key.parent).password(&[]).sized(&key.private).sized(&key.public);
+        if key.parent != OWNER {
+            return self.load_below(key.parent, key);
+        }
+        // It takes room for two keys, which there may not be.
+        while let Some((_, kept)) = self.kept.pop() {
+            self.connection.release(kept);
+        }
+        let parent = self.connection.create_primary(Hierarchy::Owner, &area::owner_root(), &[]);
+        let (parent, _) = parent.map_err(TpmFault::NoRoot)?;
+        let loaded = self.load_below(parent, key);
+        self.connection.release(parent);
+        loaded
+    }
+
+    fn load_below(&mut self, parent: u32, key: &Blob) -> Result<u32, TpmFault> {
+        let load = Command::new(LOAD).handle(parent).password(&[]).sized(&key.private).sized(&key.public);
         let loaded = self.connection.run(&load, |response| response.handle());
         let handle = loaded.map_err(|failure| match failure.refusal() {
             // It is about what was given to the TPM.

@@ -14,7 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 /// A key that its parent in the TPM can load.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::store) struct Blob {
-    /// The persistent handle of the parent.
+    /// The persistent handle of the parent, or that of the owner hierarchy: then it is the key that everybody makes of its
+    /// seed when it is needed (draft-bottomley-tpm2-keys, 3.1.7).
     pub(super) parent: u32,
     /// `TPMT_PUBLIC`.
     pub(super) public: Vec<u8>,
@@ -49,7 +50,8 @@ impl Blob {
         }
         let parent = match parent {
             [0, a @ 0x81, b, c, d] => u32::from_be_bytes([*a, *b, *c, *d]),
-            _ => return Err("its parent is not a persistent key, as 0x81000001 would be"),
+            [0x40, 0, 0, 1] => OWNER,
+            _ => return Err("its parent is neither a persistent key nor the owner hierarchy"),
         };
         Ok(Self { parent, public: public.to_vec(), private: private.to_vec() })
     }
@@ -62,7 +64,9 @@ impl Blob {
     }
 
     fn to_der(&self) -> Vec<u8> {
-        let parent = [&[0], &self.parent.to_be_bytes()[..]].concat();
+        let parent = self.parent.to_be_bytes();
+        // An integer is positive if its first bit is not set.
+        let parent = if parent[0] < 0x80 { parent.to_vec() } else { [&[0], &parent[..]].concat() };
         let fields = [
             element(OID, LOADABLE),
             element(EMPTY_AUTH, &[1, 1, 0xFF]),
@@ -121,6 +125,8 @@ const HEAD: &str = "-----BEGIN TSS2 PRIVATE KEY-----";
 const TAIL: &str = "-----END TSS2 PRIVATE KEY-----";
 /// Letters of a line of PEM (RFC 7468, 2).
 const LINE: usize = 64;
+/// TPM_RH_OWNER.
+pub(super) const OWNER: u32 = 0x4000_0001;
 const SEQUENCE: u8 = 0x30;
 const OID: u8 = 0x06;
 const INTEGER: u8 = 0x02;
@@ -144,6 +150,8 @@ mod tests {
         assert_eq!(Blob::from_pem(pem.as_bytes()), Ok(blob()));
         let crlf = format!("text before\r\n{}", pem.replace('\n', "\r\n"));
         assert_eq!(Blob::from_pem(crlf.as_bytes()), Ok(blob()));
+        let of_owner = || Blob { parent: OWNER, ..blob() };
+        assert_eq!(Blob::from_pem(of_owner().to_pem().as_bytes()), Ok(of_owner()));
     }
 
     #[test]
@@ -170,5 +178,7 @@ mod tests {
         refused(&[0xA0, 3, 1, 1, 0xFF], &[0xA0, 3, 1, 1, 0], "password");
         refused(&[0xA0, 3, 1, 1, 0xFF], &[0xA1, 3, 1, 1, 0xFF], "policy");
         refused(&[0, 0x81, 0, 0, 1], &[0, 0x40, 0, 0, 1], "persistent");
+        let transient = Blob { parent: 0x4000_000B, ..blob() };
+        assert!(Blob::from_pem(transient.to_pem().as_bytes()).unwrap_err().contains("persistent"));
     }
 }
