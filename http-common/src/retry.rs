@@ -135,7 +135,12 @@ impl Attempts {
 /// The pause after the failure number `nth` (from 0) of this kind.
 fn pause(kind: FailureKind, nth: u32, random: f64) -> Duration {
     match kind {
-        FailureKind::Throttled { retry_after: Some(asked) } => asked.max(SHORTEST) + SHORTEST.mul_f64(random),
+        FailureKind::Throttled { retry_after: Some(asked) } => {
+            // Many may have been asked the same at the same time: the more often, the wider they spread.
+            let asked = asked.max(SHORTEST);
+            let spread = asked.saturating_mul(2_u32.saturating_pow(nth)).min(SPREAD_LIMIT.max(asked));
+            asked + spread.mul_f64(random)
+        }
         FailureKind::Throttled { retry_after: None } => {
             let (base, jitter) = THROTTLE_PAUSES[THROTTLE_PAUSES.len().min(nth as usize + 1) - 1];
             Duration::from_secs(base) + Duration::from_secs(jitter).mul_f64(random)
@@ -174,10 +179,12 @@ pub struct Backoff {
 
 impl Backoff {
     /// Count a failure at `now`; the answer is how long to wait: 5 s, growing to 15 min, or what the service asked for
-    /// if that is longer.
+    /// if that is longer, and then a random while, since it may have asked many.
     pub fn failed(&mut self, now: SystemTime, retry_after: Option<Duration>, random: f64) -> Duration {
         let full = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(self.failures)).min(BACKOFF_LIMIT);
-        let wait = full.mul_f64(0.5 + random / 2.0).max(BACKOFF_FIRST).max(retry_after.unwrap_or_default());
+        let own = full.mul_f64(0.5 + random / 2.0).max(BACKOFF_FIRST);
+        let asked = retry_after.map(|asked| asked + full.mul_f64(random)).unwrap_or_default();
+        let wait = own.max(asked);
         self.failures = self.failures.saturating_add(1);
         self.not_before = unix_seconds(now).saturating_add(wait.as_secs());
         wait
@@ -208,6 +215,8 @@ pub const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(3600);
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const NETWORK_PAUSE: Duration = Duration::from_secs(3);
+/// The widest spread of those who were asked to wait less.
+const SPREAD_LIMIT: Duration = Duration::from_secs(10 * 60);
 const SERVER_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 /// Pause and jitter in seconds after a 429 without `Retry-After`.
 const THROTTLE_PAUSES: [(u64, u64); 4] = [(60, 10), (120, 20), (180, 30), (300, 30)];
@@ -245,6 +254,7 @@ mod tests {
             (THROTTLED, 1, 1.0, &[70.0, 140.0, 210.0, 330.0]),
             (FailureKind::Throttled { retry_after: Some(secs(7)) }, 1, 0.0, &[7.0; 4]),
             (FailureKind::Throttled { retry_after: Some(secs(0)) }, 1, 0.0, &[1.0; 4]),
+            (FailureKind::Throttled { retry_after: Some(secs(10)) }, 1, 1.0, &[20.0, 30.0, 50.0, 90.0]),
             (SERVER, 0, 0.0, &[3.0, 6.0, 12.0]),
             (SERVER, 0, 1.0, &[4.5, 9.0, 18.0]),
             (FailureKind::Server { retry_after: Some(secs(1)) }, 0, 0.0, &[3.0; 3]),
@@ -315,5 +325,6 @@ mod tests {
         backoff.succeeded();
         assert_eq!(backoff.failed(now, None, 0.0), secs(5));
         assert_eq!(backoff.failed(now, Some(secs(2000)), 0.0), secs(2000));
+        assert_eq!(backoff.failed(now, Some(secs(2000)), 1.0), secs(2020));
     }
 }
