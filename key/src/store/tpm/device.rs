@@ -210,3 +210,40 @@ const NO_SCHEME: u16 = 0x0010;
 const ECDSA: u16 = 0x0018;
 /// TPM_ST_HASHCHECK.
 const HASH_CHECK: u16 = 0x8024;
+
+#[cfg(test)]
+mod tests {
+    use tpm_device::{ResponseCode, Transport};
+
+    use super::*;
+
+    /// A TPM that has lost what was in it, and gives the next key that it loads the handle 0x80000001.
+    struct Forgetful(u8);
+
+    impl Transport for Forgetful {
+        fn send(&mut self, command: &[u8]) -> Result<(), ResponseCode> {
+            self.0 = command[9];
+            Ok(())
+        }
+
+        fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ResponseCode> {
+            let good = [0x80, 2, 0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 36, 0, 32];
+            Ok(Zeroizing::new(match self.0 {
+                0x57 => vec![0x80, 2, 0, 0, 0, 18, 0, 0, 0, 0, 0x80, 0, 0, 1, 0, 0, 0, 0],
+                0x55 => [&good[..], &[7; 34]].concat(),
+                _ => vec![0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0],
+            }))
+        }
+    }
+
+    #[test]
+    fn the_handle_of_a_new_key_is_no_longer_that_of_another() {
+        let blob = |byte| Arc::new(Blob { parent: 0x8100_0001, public: vec![byte], private: vec![byte] });
+        let (old, other, new) = (blob(1), blob(2), blob(3));
+        let connection = Connection::new(Box::new(Forgetful(0)), false);
+        let kept = vec![(Arc::clone(&old), 0x8000_0001), (Arc::clone(&other), 0x8000_0002)];
+        let mut tpm = Tpm { connection, kept };
+        assert_eq!(*tpm.hmac(&new, b"m").unwrap(), [7; 32]);
+        assert!(matches!(&tpm.kept[..], [(key, 0x8000_0002)] if Arc::ptr_eq(key, &other)));
+    }
+}
