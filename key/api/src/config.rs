@@ -150,8 +150,10 @@ impl TryFrom<String> for PreloadedUri {
             Some(("file", _)) => path(&uri).map(Self::File),
             Some(("tpm", "")) => Ok(Self::Tpm(None)),
             Some(("tpm", rest)) => match rest.strip_prefix("?file=") {
-                Some(file) => path(&format!("file://{file}")).map(|path| Self::Tpm(Some(path))),
-                None => Err(BadUri("it is neither tpm: nor tpm:?file=/path")),
+                Some(file) if file.starts_with('/') && !file.starts_with("//") => {
+                    path(&format!("file://{file}")).map(|path| Self::Tpm(Some(path)))
+                }
+                _ => Err(BadUri("it is neither tpm: nor tpm:?file=/path")),
             },
             _ => Err(BadUri("it begins neither with file: nor with pkcs11: nor with tpm:")),
         }
