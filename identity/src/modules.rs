@@ -50,6 +50,8 @@ struct Refresh {
     running: Option<Running>,
     confirmed: Option<Instant>,
     closed_until: Option<Instant>,
+    /// Failures since the last success.
+    failures: u32,
 }
 
 #[derive(Clone)]
@@ -179,6 +181,7 @@ impl Modules {
         self.with_refresh(|refresh| {
             refresh.confirmed = Some(Instant::now());
             refresh.closed_until = None;
+            refresh.failures = 0;
         });
         Ok(modules)
     }
@@ -316,7 +319,11 @@ impl Modules {
         match result {
             Ok(modules) => Some(modules.iter().map(ModuleRecord::from).collect()),
             Err(error) => {
-                let pause = pause_after(error.failure_kind());
+                let failures = self.with_refresh(|refresh| {
+                    refresh.failures = refresh.failures.saturating_add(1);
+                    refresh.failures
+                });
+                let pause = pause_after(error.failure_kind(), failures);
                 tracing::debug!(
                     "the hub's module list is left alone for {} s: {}",
                     pause.as_secs(),
@@ -346,13 +353,15 @@ impl Modules {
     }
 }
 
-/// How long the hub is not asked for the list after a failure.
-fn pause_after(kind: Option<FailureKind>) -> Duration {
-    let Some(kind) = kind else { return SHORT_PAUSE };
+/// How long the hub is not asked for the list after so many failures, the last of this kind.
+fn pause_after(kind: Option<FailureKind>, failures: u32) -> Duration {
+    let growing =
+        SHORT_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_PAUSE);
+    let Some(kind) = kind else { return growing };
     match kind {
         FailureKind::Throttled { retry_after } => retry_after.unwrap_or(THROTTLED_PAUSE),
         FailureKind::Server { retry_after: Some(asked) } => asked,
-        FailureKind::Network | FailureKind::Server { .. } | FailureKind::Credential => SHORT_PAUSE,
+        FailureKind::Network | FailureKind::Server { .. } | FailureKind::Credential => growing,
         _ => LONG_PAUSE,
     }
 }
@@ -369,5 +378,22 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(75);
 const CHANGE_LIMIT: Duration = Duration::from_secs(140);
 const UNDO_LIMIT: Duration = Duration::from_secs(20);
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
+/// So that a device which has been off the network for long tries seldom, whoever asks it for lists.
+const LONGEST_PAUSE: Duration = Duration::from_secs(240);
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 const THROTTLED_PAUSE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_the_network_is_away_the_less_it_is_tried() {
+        let pauses =
+            |kind| (1..=8).map(|failures| pause_after(Some(kind), failures).as_secs()).collect::<Vec<_>>();
+        assert_eq!(pauses(FailureKind::Network), [5, 10, 20, 40, 80, 160, 240, 240]);
+        assert_eq!(pauses(FailureKind::Unauthorized), [30; 8]);
+        let asked = FailureKind::Throttled { retry_after: Some(Duration::from_secs(7)) };
+        assert_eq!(pauses(asked), [7; 8]);
+    }
+}
