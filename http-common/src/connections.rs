@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use crate::ffi::give_back_memory;
+
 /// All open connections.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -106,10 +108,11 @@ impl Connections {
         self.lock().by_id.len()
     }
 
-    /// Closes connections that do nothing for too long. Sleeps while there is none.
+    /// Closes connections that do nothing for too long. Sleeps while there is none, without the memory they needed.
     pub(crate) async fn reap(self: Arc<Self>) {
         loop {
             if self.count() == 0 {
+                give_back_memory();
                 self.opened.notified().await;
             }
             tokio::time::sleep(REAP_EVERY).await;

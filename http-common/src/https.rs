@@ -245,6 +245,8 @@ async fn reap(shared: Weak<Shared>, idle: Duration) {
         let unused = live.as_ref().map_or(idle, |live| live.last_used.elapsed());
         if unused >= idle {
             *live = None;
+            drop(live);
+            crate::ffi::give_back_memory();
             return;
         }
         wait = idle - unused;

@@ -51,6 +51,7 @@ mod connections;
 pub mod daemon;
 mod endpoint;
 mod error;
+mod ffi;
 pub mod https;
 mod limit;
 mod listener;

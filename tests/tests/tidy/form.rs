@@ -124,6 +124,7 @@ fn members() -> Vec<String> {
 
 /// The files, and folders of them, that may say `unsafe`.
 const UNSAFE_FILES: &[&str] = &[
+    "http-common/src/ffi.rs",         // the allocator's malloc_trim
     "key-engine/src/ffi/",            // what OpenSSL calls, and what openssl-sys lacks
     "key-engine/engine/src/ffi/",     // the ENGINE's own tables
     "key-engine/provider/src/lib.rs", // the entry point of aziot.so
