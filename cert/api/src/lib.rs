@@ -5,14 +5,13 @@
 //! and 5).
 
 mod config;
-mod policy;
 mod types;
 
 pub use config::{
     Anything, AutoRenew, Config, EstAuthentication, EstIdentity, EstOptions, Issuance, IssuanceOptions,
     LocalCa, Method, Preloaded, Principal, Subject,
 };
-pub use policy::{BadPolicy, Policy};
+pub use config_common::{BadPolicy, Policy};
 pub use types::{
     CertificateReply, CreateCertificate, DeleteCertificate, GetCertificate, ImportCertificate, Issuer,
 };

@@ -4,7 +4,6 @@
 mod algorithm;
 mod check;
 mod module_x509;
-mod policy;
 mod provisioning;
 mod subject;
 
@@ -19,8 +18,8 @@ use crate::LocalIdOpts;
 
 pub use algorithm::KeyAlgorithm;
 pub use check::BadConfig;
+pub use config_common::{BadPolicy, Policy};
 pub use module_x509::{ModuleX509, Registration};
-pub use policy::{BadPolicy, Policy};
 pub use provisioning::{
     Attestation, AutoRenew, Dps, Manual, ManualCredentials, Payload, Provisioning, Source,
 };
