@@ -44,7 +44,7 @@ use http_common::daemon::{Common, Daemon, notify_status};
 use http_common::https::ProxyRules;
 use http_common::{Router, chain};
 use identity_api::Identity;
-use identity_api::config::{Attestation, Config, Source};
+use identity_api::config::{Config, Source};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -103,13 +103,6 @@ impl Daemon for Identityd {
         config.check()?;
         for doubt in config.doubts() {
             tracing::warn!("{doubt}");
-        }
-        if let Source::Dps(dps) = &config.provisioning.source
-            && let Attestation::X509 { identity_auto_renew: Some(_), .. } = dps.attestation
-        {
-            tracing::warn!(
-                "identity_auto_renew is not carried out yet: the certificate is used until it ends"
-            );
         }
         Ok(())
     }

@@ -5,7 +5,9 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use cert_renewal::{Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Span, Verdict};
+use cert_renewal::{
+    Actor, Certificate, Hold, Journal, KeyKind, KeyPrint, Pair, Policy, Renewal, Slot, Span, Verdict,
+};
 use http_common::chain;
 use http_common::https::{ClientIdentity, Cloud};
 use http_common::retry::FailureKind;
@@ -69,25 +71,42 @@ impl Identityd {
     }
 }
 
-/// The pair that is good now; made if there is no certificate.
+/// The pair that is good now; made if there is no certificate. It stays where it is while the other value lives.
 pub(crate) async fn obtain(
     renewal: &DeviceRenewal,
     workshop: &Workshop,
     what: &Certified,
-) -> Result<ClientIdentity, CertificateError> {
-    if let Ok(pair) = renewal.pair().await {
-        let chain = pair.certificate.chain().to_vec();
-        check_time(&what.cert_id, &chain)?;
-        let key = match pair.slot {
-            Slot::Current => workshop.opened(&what.key_id).await?,
-            Slot::Temporary => workshop.opened(&temporary(&what.key_id)).await?,
-        };
-        return Ok(ClientIdentity { chain, key });
+) -> (Result<ClientIdentity, CertificateError>, Option<Hold>) {
+    let mut pair = renewal.pair().await;
+    if pair.as_ref().is_ok_and(|pair| pair.slot == Slot::Temporary) {
+        // It is about to get its place.
+        drop(pair);
+        renewal.go_on().await;
+        pair = renewal.pair().await;
     }
-    let _hold = renewal.hold().await;
-    let obtained = workshop.obtain(what).await;
-    renewal.look_again();
-    obtained
+    match pair {
+        Ok(Pair { certificate, slot, hold }) => (open(&certificate, slot, workshop, what).await, Some(hold)),
+        Err(_) => {
+            let hold = renewal.hold().await;
+            let obtained = workshop.obtain(what).await;
+            renewal.look_again();
+            (obtained, Some(hold))
+        }
+    }
+}
+
+async fn open(
+    certificate: &Certificate,
+    slot: Slot,
+    workshop: &Workshop,
+    what: &Certified,
+) -> Result<ClientIdentity, CertificateError> {
+    check_time(&what.cert_id, certificate.chain())?;
+    let key = match slot {
+        Slot::Current => workshop.opened(&what.key_id).await?,
+        Slot::Temporary => workshop.opened(&temporary(&what.key_id)).await?,
+    };
+    Ok(ClientIdentity { chain: certificate.chain().to_vec(), key })
 }
 
 /// The device identity.
@@ -248,11 +267,7 @@ impl Actor for DeviceIdentity {
         match (record, device) {
             (Some(new), Some(device)) if new != device.record => {
                 tracing::info!("with the new certificate, this device is another one");
-                tokio::spawn(async move {
-                    if let Err(error) = daemon.reprovision().await {
-                        tracing::warn!("the other device is not in use yet: {}", chain(&error));
-                    }
-                });
+                register_later(daemon);
             }
             _ if !matches!(daemon.status.borrow().phase, Phase::Settled) => {
                 // Perhaps the old one was all that was wrong. A full queue holds a reason to look already.
@@ -266,6 +281,15 @@ impl Actor for DeviceIdentity {
     async fn delete_key(&self) -> Result<(), NotRenewed> {
         Ok(self.daemon()?.services.workshop.delete_key(&temporary(&self.key_id)).await?)
     }
+}
+
+/// A function of its own, for what it starts may wait for a renewal.
+fn register_later(daemon: Arc<Identityd>) {
+    tokio::spawn(async move {
+        if let Err(error) = daemon.reprovision().await {
+            tracing::warn!("the other device is not in use yet: {}", chain(&error));
+        }
+    });
 }
 
 fn auto_renew(source: &Source) -> Option<&AutoRenew> {

@@ -78,9 +78,9 @@ impl DeviceCertificate {
         let before = self.seen().looks;
         let _turn = self.turn.lock().await;
         if self.seen().looks == before {
-            let obtained = match self.renewal() {
+            let (obtained, _hold) = match self.renewal() {
                 Some(renewal) => renew::obtain(&renewal, &self.workshop, &self.what).await,
-                None => self.workshop.obtain(&self.what).await,
+                None => (self.workshop.obtain(&self.what).await, None),
             };
             self.seen().take_up(obtained, &self.what.cert_id);
         }
@@ -100,9 +100,11 @@ impl DeviceCertificate {
         }
     }
 
-    /// Use `identity` from now on.
+    /// Use `identity` from now on, for its key has a new place.
     pub(crate) fn take_up(&self, identity: ClientIdentity) {
-        self.seen().take_up(Ok(identity), &self.what.cert_id);
+        let mut seen = self.seen();
+        seen.shown = None;
+        seen.take_up(Ok(identity), &self.what.cert_id);
     }
 
     /// Let it be kept valid by whom `start` makes, unless somebody does already; or by nobody.

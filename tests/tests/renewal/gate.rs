@@ -1,4 +1,4 @@
-//! A gate between certd and keyd: it counts requests and stops at one of them, before keyd has seen it or after keyd has
+//! A gate in front of a daemon: it counts requests and stops at one of them, before the daemon has seen it or after it has
 //! done it. Knows HTTP as far as where a message ends.
 
 use std::{
@@ -33,24 +33,24 @@ struct Plan {
 }
 
 impl Gate {
-    /// In front of the socket `keyd`.
-    pub(crate) fn new(keyd: &Path) -> Gate {
+    /// In front of the socket `daemon`.
+    pub(crate) fn new(daemon: &Path) -> Gate {
         let directory = tempfile::tempdir().unwrap();
         let gate = Gate { directory, plan: Arc::default() };
         let listener = UnixListener::bind(gate.socket()).unwrap();
-        let (plan, keyd) = (gate.plan.clone(), keyd.to_owned());
+        let (plan, daemon) = (gate.plan.clone(), daemon.to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (plan, keyd, client) = (plan.clone(), keyd.clone(), client.unwrap());
+                let (plan, daemon, client) = (plan.clone(), daemon.clone(), client.unwrap());
                 // Either side may end at any moment.
-                thread::spawn(move || converse(client, &keyd, &plan).ok());
+                thread::spawn(move || converse(client, &daemon, &plan).ok());
             }
         });
         gate
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.path().join("keyd.sock")
+        self.directory.path().join("gate.sock")
     }
 
     /// Stop at request `number` from now on, counted from 0; or never.
@@ -65,7 +65,7 @@ impl Gate {
     }
 }
 
-fn converse(mut client: UnixStream, keyd: &Path, plan: &Mutex<Plan>) -> io::Result<()> {
+fn converse(mut client: UnixStream, daemon: &Path, plan: &Mutex<Plan>) -> io::Result<()> {
     while let Some(request) = read_message(&mut client)? {
         let side = {
             let mut plan = plan.lock().unwrap();
@@ -78,7 +78,7 @@ fn converse(mut client: UnixStream, keyd: &Path, plan: &Mutex<Plan>) -> io::Resu
         if side == Some(Side::Before) {
             return stop(client, plan);
         }
-        let mut server = UnixStream::connect(keyd)?;
+        let mut server = UnixStream::connect(daemon)?;
         server.write_all(&request)?;
         let reply = read_message(&mut server)?.unwrap_or_default();
         if side == Some(Side::After) {

@@ -1,8 +1,9 @@
-//! Renewal of EST identities, with power lost at each of its steps: after the restart key and certificate belong together
+//! Renewal of EST identities (device.rs: of the device identity), with power lost at each of its steps: after the restart key and certificate belong together
 //! and the device is let in.
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
+mod device;
 mod gate;
 mod schedule;
 mod site;

@@ -169,7 +169,7 @@ impl Site {
     }
 }
 
-fn admin(sim: &Sim, method: &str, path: &str, body: &Value) -> Value {
+pub(crate) fn admin(sim: &Sim, method: &str, path: &str, body: &Value) -> Value {
     let (status, reply) = sim.admin(method, path, body);
     assert!((200..300).contains(&status), "{method} {path}: {status} {reply}");
     reply

@@ -1,0 +1,228 @@
+//! Renewal of the device identity, with power lost at each of its steps: after the restart key and certificate belong
+//! together, and DPS and the hub let the device in.
+
+use openssl::{pkey::PKey, x509::X509};
+use serde_json::{Value, json};
+use suite_tests::{
+    harness::{CERTD, Daemon, IDENTITYD, KEYD, Setup},
+    http::wait_for,
+    keys::Keys as _,
+};
+
+use cloud_sim::{Options, Sim};
+
+use crate::gate::{Gate, Side};
+use crate::site::{LIFE, OVER, PATIENCE, admin};
+
+/// A cloud, and a device whose certificate is always due.
+struct Device {
+    sim: Sim,
+    keyd: Daemon,
+    certd: Daemon,
+    identityd: Daemon,
+    gates: [Gate; 2],
+}
+
+/// Which gate, by the daemon behind it.
+#[derive(Debug, Clone, Copy)]
+enum Door {
+    Keyd,
+    Certd,
+}
+
+impl Device {
+    fn new(rotate_key: bool) -> Device {
+        let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
+        admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
+        let label = json!({ "authentication": "basic", "validity_secs": LIFE - OVER, "backdate_secs": OVER });
+        admin(&sim, "PUT", "/est/labels/default", &label);
+        let root = admin(&sim, "GET", "/est", &Value::Null)["root"].clone();
+        let anchors = json!({ "primary": { "certificate": root } });
+        let attestation = json!({ "type": "x509", "x509": { "signingCertificates": anchors } });
+        admin(&sim, "PUT", "/enrollmentGroups/plant", &json!({ "attestation": attestation }));
+        let keyd = Setup::new(&KEYD).start();
+        let ca = sim.ready().ca.clone();
+        let config = format!(
+            "[cert_issuance]\ndevice-id = {{ method = 'est' }}\ndevice-id-temp = {{ method = 'est' }}\n\
+             [cert_issuance.est]\ntrusted_certs = ['cloud-ca']\nusername = 'device'\npassword = 'secret'\n\
+             [cert_issuance.est.urls]\ndefault = '{}'\n[preloaded_certs]\ncloud-ca = 'file://{}'\n",
+            sim.ready().est.as_ref().unwrap(),
+            ca.display()
+        );
+        let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, keyd.setup().socket_path()).start();
+        let gates = [Gate::new(keyd.setup().socket_path()), Gate::new(certd.setup().socket_path())];
+        let config = format!(
+            "hostname = 'device'\n[provisioning]\nsource = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n\
+             [provisioning.attestation]\nmethod = 'x509'\nregistration_id = 'press-17'\nidentity_cert = 'device-id'\n\
+             identity_pk = 'device-id'\nkey_algorithm = 'ec-p256'\n\
+             identity_auto_renew = {{ rotate_key = {rotate_key}, threshold = '80%', retry = '50%' }}\n",
+            sim.ready().dps,
+            sim.ready().scope
+        );
+        let identityd = Setup::new(&IDENTITYD)
+            .env("SSL_CERT_FILE", &ca)
+            .reach(&KEYD, &gates[0].socket())
+            .reach(&CERTD, &gates[1].socket())
+            .config(&config)
+            .start();
+        let device = Device { sim, keyd, certd, identityd, gates };
+        device.wait_for_the_end();
+        device
+    }
+
+    fn has_ended(&self) -> bool {
+        let log = self.identityd.log();
+        ["was renewed", "was not renewed"].iter().any(|end| log.contains(end))
+    }
+
+    fn wait_for_the_end(&self) {
+        wait_for("the end of a renewal", PATIENCE, || self.has_ended().then_some(()));
+    }
+
+    /// Kill identityd at a request; which one, or none if the renewal ended before.
+    fn crash_at(&mut self, door: Door, number: usize, side: Side) -> Option<String> {
+        self.identityd.kill();
+        self.gate(door).stop_at(Some((number, side)));
+        self.identityd.restart();
+        let reached = wait_for("a step or the end of a renewal", PATIENCE, || {
+            let reached = self.gate(door).stopped();
+            (reached.is_some() || self.has_ended()).then_some(reached)
+        });
+        self.identityd.kill();
+        self.gate(door).stop_at(None);
+        reached
+    }
+
+    fn recover(&mut self) {
+        self.identityd.restart();
+        self.wait_for_the_end();
+    }
+
+    fn gate(&self, door: Door) -> &Gate {
+        &self.gates[door as usize]
+    }
+
+    fn identity(&self) -> X509 {
+        let pem = self.certd.client().get("/certificates/device-id").expect(200).string("pem");
+        X509::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    fn key(&self) -> Vec<u8> {
+        let client = self.keyd.client();
+        client.public_key(&client.load_pair("device-id"))
+    }
+
+    /// The pair fits, and opens DPS and the hub.
+    #[track_caller]
+    fn check_pair(&self, story: &str) {
+        let key = PKey::public_key_from_pem(&self.key()).unwrap();
+        let identity = self.identity();
+        assert!(identity.public_key().unwrap().public_eq(&key), "{story}: key and certificate differ");
+        let reply = self.identityd.client().request("POST", "/identities/device/reprovision", None);
+        assert_eq!(reply.status, 204, "{story}: the device is locked out: {}", self.identityd.log());
+    }
+
+    #[track_caller]
+    fn check_rest(&self, story: &str) {
+        let left = std::fs::read_dir(self.identityd.home().join("renewal")).unwrap().count();
+        assert_eq!(left, 0, "{story}: a journal is left");
+        let temporary = self.keyd.client().get("/keypair/device-id-temp").status;
+        assert_eq!(temporary, 400, "{story}: the temporary key is left");
+    }
+}
+
+/// Kills identityd at every `step`th request through `door`.
+fn kill_at_requests(rotate_key: bool, door: Door, side: Side, step: usize) {
+    let mut device = Device::new(rotate_key);
+    device.check_pair("new");
+    let mut runs = 0;
+    for number in (0..).step_by(step) {
+        let (old, old_key) = (device.identity(), device.key());
+        let reached = device.crash_at(door, number, side);
+        device.recover();
+        let story = format!("killed {side:?} {door:?} {number}, {reached:?}");
+        assert!(device.identityd.log().contains("was renewed"), "{story}: {}", device.identityd.log());
+        device.check_rest(&story);
+        device.check_pair(&story);
+        assert!(device.identity() != old, "{story}");
+        assert_eq!(device.key() != old_key, rotate_key, "{story}");
+        runs += 1;
+        if reached.is_none() {
+            break;
+        }
+    }
+    println!("{runs} runs, {door:?}, {side:?}");
+    assert!(runs > 3);
+}
+
+#[test]
+fn power_loss_before_requests_to_keyd_with_a_new_key() {
+    kill_at_requests(true, Door::Keyd, Side::Before, 3);
+}
+
+#[test]
+fn power_loss_after_requests_to_keyd_with_a_new_key() {
+    kill_at_requests(true, Door::Keyd, Side::After, 3);
+}
+
+#[test]
+fn power_loss_before_requests_to_certd_with_a_new_key() {
+    kill_at_requests(true, Door::Certd, Side::Before, 1);
+}
+
+#[test]
+fn power_loss_after_requests_to_certd_with_a_new_key() {
+    kill_at_requests(true, Door::Certd, Side::After, 1);
+}
+
+#[test]
+fn power_loss_before_requests_to_certd_with_the_same_key() {
+    kill_at_requests(false, Door::Certd, Side::Before, 1);
+}
+
+#[test]
+fn power_loss_after_requests_to_keyd_with_the_same_key() {
+    kill_at_requests(false, Door::Keyd, Side::After, 4);
+}
+
+/// DPS gives nobody a place who shows a new certificate.
+#[test]
+fn power_loss_while_dps_refuses() {
+    for rotate_key in [true, false] {
+        let mut device = Device::new(rotate_key);
+        let (old, old_key) = (device.identity(), device.key());
+        let refuse = json!({ "match": { "operation": "dps.register" }, "action": { "status": 401 } });
+        for (number, side) in (0..).step_by(3).flat_map(|at| [(at, Side::Before), (at + 1, Side::After)]) {
+            admin(&device.sim, "POST", "/faults", &refuse);
+            let reached = device.crash_at(Door::Keyd, number, side);
+            device.recover();
+            admin(&device.sim, "DELETE", "/faults", &Value::Null);
+            let story = format!("refused, killed {side:?} {number}, {reached:?}");
+            assert!(device.identityd.log().contains("is refused, the old one stays"), "{story}");
+            assert!(device.identity() == old && device.key() == old_key, "{story}: the old pair stays");
+            device.check_rest(&story);
+            device.check_pair(&story);
+            if reached.is_none() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn modules_have_nothing_to_do_with_it() {
+    let mut device = Device::new(true);
+    let module = |device: &Device| {
+        let client = device.identityd.client();
+        let reply = client.get("/identities/modules/telemetry?type=aziot");
+        reply.expect(200).json()["spec"]["genId"].clone()
+    };
+    let body = json!({ "type": "aziot", "moduleId": "telemetry" });
+    device.identityd.client().post("/identities/modules", &body).expect(200);
+    let generation = module(&device);
+    let old = device.identity();
+    device.identityd.kill();
+    device.recover();
+    assert!(device.identity() != old && device.identityd.log().contains("was renewed"));
+    assert_eq!(module(&device), generation);
+}
