@@ -135,10 +135,13 @@ const KEPT: &[(&str, &[&str])] = &[
     ("httparse", HTTP),
     ("openssl-sys", OPENSSL),
     ("foreign-types", OPENSSL),
-    ("libc", OPENSSL),
+    ("libc", LIBC),
     ("libloading", &["tpm-device"]),
 ];
 
 const HTTP: &[&str] = &["http-common", "aziot-cloud-sim", "suite-bench"];
 
 const OPENSSL: &[&str] = &["key-engine", "aziot-openssl-engine", "aziot-openssl-provider"];
+
+/// What OpenSSL calls speaks C; http-common asks the allocator for malloc_trim.
+const LIBC: &[&str] = &["key-engine", "aziot-openssl-engine", "aziot-openssl-provider", "http-common"];
