@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use cert_api::{AutoRenew, EstIdentity, Policy as Written};
-use cert_renewal::{
-    Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Span, Status, Verdict,
-};
+use cert_api::{AutoRenew, EstIdentity};
+use cert_renewal::{Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Status, Verdict};
 use http_common::https::ClientIdentity;
 use tokio::task::AbortHandle;
 
@@ -155,7 +153,7 @@ impl Actor for Identity {
             current.issuance.est.as_ref().and_then(|est| est.identity_auto_renew.clone())
         });
         let AutoRenew { rotate_key, threshold, retry } = configured.unwrap_or_default();
-        Policy { threshold: span(threshold), retry: span(retry), rotate_key }
+        Policy { threshold, retry, rotate_key }
     }
 
     async fn certificate(&self) -> Result<Option<String>, NotRenewed> {
@@ -227,11 +225,4 @@ impl Actor for Identity {
 /// The id of the key that is to follow the key `id`.
 pub(crate) fn temporary(id: &str) -> String {
     format!("{id}-temp")
-}
-
-fn span(written: Written) -> Span {
-    match written {
-        Written::Percent(part) => Span::Percent(part),
-        Written::Seconds(time) => Span::Seconds(time),
-    }
 }

@@ -12,7 +12,7 @@ use http_common::chain;
 use http_common::https::{ClientIdentity, Cloud};
 use http_common::retry::FailureKind;
 use hub_client::HubClient;
-use identity_api::config::{Attestation, AutoRenew, Dps, KeyAlgorithm, Policy as Written, Source};
+use identity_api::config::{Attestation, AutoRenew, Dps, KeyAlgorithm, Source};
 use openssl::pkey::PKey;
 use tokio::task::AbortHandle;
 
@@ -191,10 +191,10 @@ impl Actor for DeviceIdentity {
         let configured = settings.and_then(|it| auto_renew(&it.config.provisioning.source).cloned());
         let AutoRenew { rotate_key, threshold, retry } = configured.unwrap_or(AutoRenew {
             rotate_key: true,
-            threshold: Written::Percent(80),
-            retry: Written::Percent(4),
+            threshold: Span::Percent(80),
+            retry: Span::Percent(4),
         });
-        Policy { threshold: span(threshold), retry: span(retry), rotate_key }
+        Policy { threshold, retry, rotate_key }
     }
 
     async fn certificate(&self) -> Result<Option<String>, NotRenewed> {
@@ -297,13 +297,6 @@ fn auto_renew(source: &Source) -> Option<&AutoRenew> {
     match &dps.attestation {
         Attestation::X509 { identity_auto_renew, .. } => identity_auto_renew.as_ref(),
         Attestation::SymmetricKey { .. } | Attestation::Tpm { .. } => None,
-    }
-}
-
-fn span(written: Written) -> Span {
-    match written {
-        Written::Percent(part) => Span::Percent(part),
-        Written::Seconds(time) => Span::Seconds(time),
     }
 }
 

@@ -4,13 +4,7 @@
 use std::time::Duration;
 
 /// A part of a certificate's life, or a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    /// So many hundredths of its life.
-    Percent(u8),
-    /// So many seconds.
-    Seconds(u64),
-}
+pub use config_common::Policy as Span;
 
 /// How certificates of one kind are renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use suite_tests::{
 use cloud_sim::{Options, Sim};
 
 use crate::gate::{Gate, Side};
-use crate::site::{LIFE, OVER, PATIENCE, admin};
+use crate::site::{LIFE, PATIENCE, admin};
 
 /// A cloud, and a device whose certificate is always due.
 struct Device {
@@ -32,9 +32,15 @@ enum Door {
 
 impl Device {
     fn new(rotate_key: bool) -> Device {
+        Device::with(rotate_key, LIFE, "50%")
+    }
+
+    /// Certificates have a life of `life` seconds.
+    fn with(rotate_key: bool, life: i64, retry: &str) -> Device {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
-        let label = json!({ "authentication": "basic", "validity_secs": LIFE - OVER, "backdate_secs": OVER });
+        let label = json!({ "authentication": "basic", "validity_secs": life - life * 9 / 10,
+            "backdate_secs": life * 9 / 10 });
         admin(&sim, "PUT", "/est/labels/default", &label);
         let root = admin(&sim, "GET", "/est", &Value::Null)["root"].clone();
         let anchors = json!({ "primary": { "certificate": root } });
@@ -55,7 +61,7 @@ impl Device {
             "hostname = 'device'\n[provisioning]\nsource = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n\
              [provisioning.attestation]\nmethod = 'x509'\nregistration_id = 'press-17'\nidentity_cert = 'device-id'\n\
              identity_pk = 'device-id'\nkey_algorithm = 'ec-p256'\n\
-             identity_auto_renew = {{ rotate_key = {rotate_key}, threshold = '80%', retry = '50%' }}\n",
+             identity_auto_renew = {{ rotate_key = {rotate_key}, threshold = '80%', retry = '{retry}' }}\n",
             sim.ready().dps,
             sim.ready().scope
         );
@@ -207,6 +213,59 @@ fn power_loss_while_dps_refuses() {
             }
         }
     }
+}
+
+#[test]
+fn identity_69_70_one_renewal_from_outside() {
+    let mut device = Device::new(true);
+    let keys = |device: &Device| device.gate(Door::Keyd).seen();
+    device.identityd.kill();
+    device.gates.iter().for_each(|gate| gate.stop_at(None));
+    admin(&device.sim, "DELETE", "/log", &Value::Null);
+    device.recover();
+    let certificates: Vec<_> =
+        device.gate(Door::Certd).seen().into_iter().filter(|request| !request.starts_with("GET")).collect();
+    let expected =
+        ["POST /certificates", "DELETE /certificates/device-id-temp", "PUT /certificates/device-id"];
+    assert_eq!(certificates, expected);
+    assert_eq!(keys(&device).iter().filter(|request| *request == "POST /keypair/device-id").count(), 1);
+    let new = device.identity().digest(openssl::hash::MessageDigest::sha256()).unwrap();
+    let new: String = new.iter().map(|byte| format!("{byte:02x}")).collect();
+    let log = admin(&device.sim, "GET", "/log", &Value::Null);
+    for operation in ["dps.register", "hub.list"] {
+        let shown = |entry: &&Value| {
+            let shown = entry["client_certificate"].to_string().to_lowercase().replace(':', "");
+            entry["operation"] == operation && shown.contains(&new)
+        };
+        assert!(log["entries"].as_array().unwrap().iter().any(|entry| shown(&entry)), "{operation}: {new}");
+    }
+    let identity = device.identityd.client().post("/identities/device", &json!({ "type": "aziot" }));
+    assert_eq!(identity.expect(200).json()["spec"]["auth"]["certId"], "device-id");
+}
+
+#[test]
+fn identity_71_72_a_failure_is_repeated_and_disturbs_nobody() {
+    let mut device = Device::with(true, 400, "1%");
+    device.identityd.kill();
+    let away =
+        json!({ "match": { "operation": "dps.register" }, "action": { "status": 503, "retry_after": 1 } });
+    admin(&device.sim, "POST", "/faults", &away);
+    device.identityd.restart();
+    let own = |device: &Device| {
+        let reply = device.identityd.client().post("/identities/device", &json!({ "type": "aziot" }));
+        assert_eq!(reply.status, 200, "{reply:?}");
+    };
+    own(&device);
+    device.wait_for_the_end();
+    let old = device.identity();
+    own(&device);
+    let reply = device.identityd.client().request("POST", "/identities/device/reprovision", None);
+    assert_eq!(reply.status, 404, "it is refused, but it does not hang: {reply:?}");
+    assert!(device.identity() == old);
+    own(&device);
+    admin(&device.sim, "DELETE", "/faults", &Value::Null);
+    wait_for("the next attempt", PATIENCE, || device.identityd.log().contains("was renewed").then_some(()));
+    device.check_pair("renewed");
 }
 
 #[test]

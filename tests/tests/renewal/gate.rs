@@ -58,6 +58,11 @@ impl Gate {
         *self.plan.lock().unwrap() = Plan { stop, ..Plan::default() };
     }
 
+    /// The requests since the last order, as method and path.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.plan.lock().unwrap().seen.clone()
+    }
+
     /// The request at which it has stopped.
     pub(crate) fn stopped(&self) -> Option<String> {
         let plan = self.plan.lock().unwrap();
