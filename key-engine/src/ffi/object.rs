@@ -52,7 +52,7 @@ pub(super) unsafe fn with_mut<T: Object, R>(
 /// Calls `function` with the provider at `context`, shared.
 ///
 /// # Safety
-/// `context` is null or what [`init`] gave out, not torn down.
+/// `context` is null or what `init` gave out, not torn down.
 pub(super) unsafe fn with_provider<R>(
     context: *const c_void,
     function: impl FnOnce(Arc<Provider>) -> Result<R, Error>,

@@ -42,18 +42,15 @@ fn certs_72_reads_are_as_quick_while_enrolments_hang() {
     for _ in 0..hanging {
         server.next("cacerts", Answer::Hang);
     }
-    for number in 0..hanging {
-        let client = plant.client();
-        thread::spawn(move || {
-            client.connect().send(client.bytes(
-                "POST",
-                "/certificates",
-                Some(&serde_json::json!({
-                    "certId": "press", "csr": csr(&number.to_string()),
-                })),
-            ))
-        });
-    }
+    let client = plant.client();
+    let _callers: Vec<_> = (0..hanging)
+        .map(|number: usize| {
+            let body = serde_json::json!({ "certId": "press", "csr": csr(&number.to_string()) });
+            let mut caller = client.connect();
+            caller.send(client.bytes("POST", "/certificates", Some(&body)));
+            caller
+        })
+        .collect();
     wait_for("the enrolments to hang", Duration::from_secs(30), || (server.seen().len() >= 10).then_some(()));
     let during = p99(&plant);
     println!("99 of 100 reads take {before:?} alone, {during:?} beside {hanging} hanging enrolments");

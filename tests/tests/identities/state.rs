@@ -104,7 +104,8 @@ fn identity_74_killed_at_any_time_it_starts_again() {
             assert!(whole || !site.identityd.home().join(name).exists(), "{name} is whole or not there");
         }
         if round % 4 == 3 {
-            fs::remove_file(site.identityd.home().join("device_info")).unwrap();
+            // It may have been killed before it wrote the file.
+            let _ = fs::remove_file(site.identityd.home().join("device_info"));
         }
         site.identityd.restart();
     }

@@ -98,11 +98,11 @@ fn a_certificate_for_another_key_is_not_shown() {
 fn a_certificate_that_is_over_is_not_shown_until_there_is_another() {
     let site = Site::new("");
     site.enroll_group();
-    site.cloud.admin("PUT", "/est/labels/default", &json!({ "validity_secs": 3 }));
+    site.cloud.admin("PUT", "/est/labels/default", &json!({ "validity_secs": 12 }));
     let config = site.dps(&format!("registration_id = '{DEVICE}'"), "");
     let plant = site.start(&config);
     plant.own().expect(200);
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(13));
     plant.reprovision().expect(500);
     plant.identityd.wait_for_log(WAIT, |line| line.contains("is the clock right?"));
     plant.cloud.admin("PUT", "/est/labels/default", &json!({}));
