@@ -15,11 +15,15 @@ pub(crate) fn world() -> Option<World> {
         eprintln!("this OpenSSL has no ENGINE");
         return None;
     }
-    let world = World::new();
+    Some(equipped(World::new()))
+}
+
+/// This world with the engine instead of the provider.
+pub(crate) fn equipped(world: World) -> World {
     fs::create_dir(world.file("engines")).unwrap();
     fs::copy(engine_module(), world.file("engines/aziot_keys.so")).unwrap();
     world.write("openssl.cnf", "[req]\ndistinguished_name = name\n[name]\n");
-    Some(world)
+    world
 }
 
 /// A command that finds the engine.
@@ -119,30 +123,31 @@ fn engine_07_09_10_11_19_the_openssl_command_uses_keys() {
 #[test]
 fn engine_12_mutual_tls() {
     let Some(world) = world() else { return };
-    for kind in KINDS {
-        let handle = world.keyd.client().load_pair(kind);
-        let request =
-            "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=localhost -out own.crt";
-        openssl(&world, request, &handle);
-        for version in ["-tls1_2", "-tls1_3"] {
-            let port = free_port();
-            let common = format!(
-                "-engine aziot_keys -keyform engine -key {{}} -cert own.crt -CAfile own.crt {version}"
-            );
-            let serve = format!(
-                "s_server -accept 127.0.0.1:{port} -Verify 1 -verify_return_error -www -quiet {common}"
-            );
-            let mut server = with_engine(&world, world.openssl_command(&serve, &handle));
-            let _server = Running::server(&mut server, port);
-            let connect =
-                format!("s_client -connect 127.0.0.1:{port} -verify_return_error -ign_eof {common}");
-            let mut client = with_engine(&world, world.openssl_command(&connect, &handle));
-            let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            client.stdin.as_mut().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-            let text = client.wait_with_output().unwrap().stdout;
-            let text = String::from_utf8_lossy(&text);
-            assert!(text.contains("HTTP/1.0 200 ok"), "{kind} {version}: {text}");
-        }
+    KINDS.iter().for_each(|kind| shake(&world, kind));
+}
+
+/// Mutual TLS 1.2 and 1.3 between `openssl s_server` and `s_client`, both with this key through the engine.
+#[track_caller]
+pub(crate) fn shake(world: &World, kind: &str) {
+    let handle = world.keyd.client().load_pair(kind);
+    let request =
+        "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=localhost -out own.crt";
+    openssl(world, request, &handle);
+    for version in ["-tls1_2", "-tls1_3"] {
+        let port = free_port();
+        let common =
+            format!("-engine aziot_keys -keyform engine -key {{}} -cert own.crt -CAfile own.crt {version}");
+        let serve =
+            format!("s_server -accept 127.0.0.1:{port} -Verify 1 -verify_return_error -www -quiet {common}");
+        let mut server = with_engine(world, world.openssl_command(&serve, &handle));
+        let _server = Running::server(&mut server, port);
+        let connect = format!("s_client -connect 127.0.0.1:{port} -verify_return_error -ign_eof {common}");
+        let mut client = with_engine(world, world.openssl_command(&connect, &handle));
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        client.stdin.as_mut().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let text = client.wait_with_output().unwrap().stdout;
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains("HTTP/1.0 200 ok"), "{kind} {version}: {text}");
     }
 }
 

@@ -13,4 +13,5 @@ mod memory;
 mod programs;
 mod provider;
 mod speed;
+mod stores;
 mod world;

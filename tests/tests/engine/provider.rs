@@ -10,7 +10,7 @@ use suite_tests::keys::Keys;
 use super::world::{KINDS, Running, World, free_port, provider_module, run, succeed};
 
 /// The ways to name a key of this kind.
-fn names(world: &World, kind: &str) -> [String; 3] {
+pub(crate) fn names(world: &World, kind: &str) -> [String; 3] {
     let handle = world.keyd.client().load_pair(kind);
     [format!("aziot:id={kind}"), format!("aziot:handle={handle}"), world.reference(kind)]
 }
@@ -203,7 +203,7 @@ fn engine_40_certificate_and_key_must_match() {
 
 /// Mutual TLS between `openssl s_server` and `s_client`, both with this key; what the client says.
 #[track_caller]
-fn shake(world: &World, key: &str, certificate: &str, options: &str) -> String {
+pub(crate) fn shake(world: &World, key: &str, certificate: &str, options: &str) -> String {
     let port = free_port();
     let common = format!("-cert {certificate} -key {{}} -CAfile {certificate} {options}");
     let serve =

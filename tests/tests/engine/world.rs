@@ -30,8 +30,13 @@ pub(crate) struct World {
 pub(crate) struct Running(pub(crate) Child);
 
 impl World {
+    /// The keys are in files.
     pub(crate) fn new() -> Self {
-        let setup = Setup::new(&KEYD);
+        Self::of(Setup::new(&KEYD))
+    }
+
+    /// The keys are where `setup` says.
+    pub(crate) fn of(setup: Setup) -> Self {
         let setup = if is_root() { as_other_user(setup) } else { setup };
         let world = Self::with(setup.start());
         KINDS.iter().for_each(|kind| drop(world.keyd.client().create_pair(kind, kind)));
