@@ -6,13 +6,18 @@
 //!       └ Connector     connect.rs: TCP or tunnel, then TLS (tls.rs), as proxy.rs says
 //! ```
 //!
+//! HTTP/1.1, with a connection for each request that is under way. Certificates and signatures are exchanged on the first
+//! connection to a server only; the others resume its TLS session (sessions.rs), with a client certificate without its key.
+//!
 //! Does not know what is said (`dps-client`, `hub-client` do), and is never used for the daemons' own sockets. TLS state
 //! costs memory, so it is built on first use and given back after a minute without calls.
 
 mod cloud;
 mod connect;
 mod failure;
+mod outages;
 mod proxy;
+mod sessions;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]
@@ -33,6 +38,7 @@ use openssl::error::ErrorStack;
 
 pub use self::cloud::{Call, Cloud, CloudOptions, Credentials, Reply, path_segment};
 pub use self::failure::CloudFailure;
+pub use self::outages::Outages;
 pub use self::proxy::ProxyRules;
 pub use self::tls::{ClientIdentity, Trust};
 
@@ -315,4 +321,5 @@ pub const RESPONSE_LIMIT: usize = 4 * 1024 * 1024;
 /// `User-Agent` of every request.
 const PRODUCT: &str = concat!("aziot-identity-service/", env!("CARGO_PKG_VERSION"));
 const IDLE: Duration = Duration::from_secs(60);
-const IDLE_CONNECTIONS: usize = 2;
+/// As many as are used at a time (identityd brings so many modules in line at once).
+const IDLE_CONNECTIONS: usize = 8;

@@ -3,9 +3,13 @@
 //! Pure: time and randomness are arguments, so this file knows no clock and no socket. `random` is a number in 0..1.
 //! Rules: spec/cloud-protocols.md chapter 6 with its improvements.
 
+mod outage;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+pub use outage::{Outage, Passage};
 
 /// What went wrong with a call, as far as it decides what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,20 +177,27 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 pub struct Backoff {
     /// Failures since the last success.
     failures: u32,
+    /// Those among them with which a service has asked for a pause.
+    refusals: u32,
     /// Unix seconds before which no attempt is made.
     not_before: u64,
 }
 
 impl Backoff {
     /// Count a failure at `now`; the answer is how long to wait: 5 s, growing to 15 min, or what the service asked for
-    /// if that is longer, and then a random while, since it may have asked many.
+    /// if that is longer, never less. It may have asked many, and not know how many wait: who was refused once comes when
+    /// it was asked to, who is refused again spreads wider each time ([`SPREADS`]).
     pub fn failed(&mut self, now: SystemTime, retry_after: Option<Duration>, random: f64) -> Duration {
         let full = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(self.failures)).min(BACKOFF_LIMIT);
-        let own = full.mul_f64(0.5 + random / 2.0).max(BACKOFF_FIRST);
-        let asked = retry_after.map(|asked| asked + full.mul_f64(random)).unwrap_or_default();
-        let wait = own.max(asked);
+        let mut wait = full.mul_f64(0.5 + random / 2.0).max(BACKOFF_FIRST);
+        if let Some(asked) = retry_after {
+            let spread = SPREADS[SPREADS.len().min(self.refusals as usize + 1) - 1];
+            wait = asked + Duration::from_secs(spread).mul_f64(random);
+            self.refusals = self.refusals.saturating_add(1);
+        }
         self.failures = self.failures.saturating_add(1);
-        self.not_before = unix_seconds(now).saturating_add(wait.as_secs());
+        // To whole seconds, and not before the time.
+        self.not_before = unix_seconds(now + wait + Duration::from_millis(999));
         wait
     }
 
@@ -222,6 +233,8 @@ const SERVER_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 const THROTTLE_PAUSES: [(u64, u64); 4] = [(60, 10), (120, 20), (180, 30), (300, 30)];
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 const BACKOFF_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// By how many seconds those spread who were refused once, twice, and so on.
+const SPREADS: [u64; 4] = [5, 120, 240, 480];
 
 #[cfg(test)]
 mod tests {
@@ -324,7 +337,27 @@ mod tests {
         assert_eq!(restored.left(UNIX_EPOCH), RETRY_AFTER_LIMIT, "a clock set back does not lock us out");
         backoff.succeeded();
         assert_eq!(backoff.failed(now, None, 0.0), secs(5));
-        assert_eq!(backoff.failed(now, Some(secs(2000)), 0.0), secs(2000));
-        assert_eq!(backoff.failed(now, Some(secs(2000)), 1.0), secs(2020));
+    }
+
+    #[test]
+    fn what_a_service_asks_for_is_given_and_those_refused_again_spread() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_000_000_900);
+        let waits = |random| {
+            let mut backoff = Backoff::default();
+            backoff.failed(now, None, random);
+            let wait = || backoff.failed(now, Some(secs(1500)), random).as_secs();
+            std::iter::repeat_with(wait).take(5).collect::<Vec<_>>()
+        };
+        assert_eq!(waits(0.0), [1500; 5], "never early");
+        assert_eq!(waits(1.0), [1505, 1620, 1740, 1980, 1980]);
+        let mut backoff = Backoff::default();
+        for _ in 0..12 {
+            backoff.failed(now, Some(secs(10)), 0.0);
+        }
+        assert_eq!(
+            backoff.left(now),
+            Duration::from_secs(11),
+            "rounded up to a whole second, after a restart too"
+        );
     }
 }

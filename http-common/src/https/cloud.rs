@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 
 use super::Https;
 use super::failure::{self, CloudFailure};
-use crate::retry::{Attempts, FailureKind, RetryPolicy};
+use super::outages::Outages;
+use crate::retry::{Attempts, FailureKind, Passage, RetryPolicy};
 use crate::sas::{Scope, ServerClock, SignError, Signer};
 
 /// How calls to the cloud are made. Cheap to clone; clones share connections and clock.
@@ -24,6 +25,7 @@ pub struct Cloud {
     https: Https,
     clock: Arc<ServerClock>,
     options: CloudOptions,
+    outages: Option<Arc<Outages>>,
 }
 
 /// The numbers of [`Cloud`].
@@ -98,7 +100,14 @@ impl Reply {
 impl Cloud {
     /// Make calls through `https`, with tokens by `clock`, which all clients of the cloud should share.
     pub fn new(https: Https, clock: Arc<ServerClock>, options: CloudOptions) -> Self {
-        Self { https, clock, options }
+        Self { https, clock, options, outages: None }
+    }
+
+    /// The same, but a service that cannot be reached is left alone as `outages` says, which all who ask it should share:
+    /// calls fail at once with what the last one failed with, and one at a time, without repetitions, finds out whether the
+    /// service is back.
+    pub fn sparing(self, outages: Arc<Outages>) -> Self {
+        Self { outages: Some(outages), ..self }
     }
 
     /// The same with at most `attempt` for each attempt.
@@ -114,14 +123,35 @@ impl Cloud {
         credentials: &Credentials<S>,
         deadline: Instant,
     ) -> Result<Reply, CloudFailure> {
+        let Some((outages, server)) = self.outages.as_ref().zip(call.uri.authority()) else {
+            return self.repeat(call, credentials, deadline, &self.options.retry).await;
+        };
+        let passage = outages.ask(server.as_str(), Instant::now())?;
+        let retry = match passage {
+            Passage::Probe => RetryPolicy { network: 0, ..self.options.retry },
+            Passage::Free | Passage::Closed { .. } => self.options.retry,
+        };
+        let result = self.repeat(call, credentials, deadline, &retry).await;
+        outages.note(server.as_str(), passage, result.as_ref().err(), Instant::now());
+        result
+    }
+
+    async fn repeat<S: Signer>(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials<S>,
+        deadline: Instant,
+        retry: &RetryPolicy,
+    ) -> Result<Reply, CloudFailure> {
         let mut attempts = Attempts::default();
-        let mut told_the_time = false;
+        let (mut told_the_time, mut unheard) = (false, false);
         loop {
             let offset = self.clock.offset();
             let failure = match self.attempt(call, credentials, deadline).await {
                 Ok(reply) => return Ok(reply),
-                Err(failure) => failure,
+                Err(failure) => CloudFailure { unheard, ..failure },
             };
+            unheard |= matches!(failure.kind, FailureKind::Network | FailureKind::Server { .. });
             // A token by a wrong clock is refused, but the refusal tells the time. Once.
             let refused = failure.kind == FailureKind::Unauthorized;
             if refused && !told_the_time && self.clock.offset() != offset {
@@ -129,7 +159,7 @@ impl Cloud {
                 continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let Some(pause) = attempts.after(failure.kind, &self.options.retry, left, fastrand::f64()) else {
+            let Some(pause) = attempts.after(failure.kind, retry, left, fastrand::f64()) else {
                 return Err(failure);
             };
             tracing::info!("trying again in {:.1} s: {}", pause.as_secs_f32(), crate::chain(&failure));

@@ -150,7 +150,8 @@ impl Service<Uri> for ToProxy {
 }
 
 async fn handshake(tls: &tls::Tls, server: &Uri, pipe: Stream) -> Result<Stream, Refusal> {
-    let ssl = tls.session(server.host().unwrap_or_default()).map_err(ConnectError::Setup)?;
+    let port = server.port_u16().unwrap_or(HTTPS_PORT);
+    let ssl = tls.connection(server.host().unwrap_or_default(), port).map_err(ConnectError::Setup)?;
     let mut stream = SslStream::new(ssl, pipe).map_err(ConnectError::Setup)?;
     let Err(err) = Pin::new(&mut stream).connect().await else { return Ok(Box::new(stream)) };
     match stream.ssl().verify_result() {
@@ -226,4 +227,5 @@ impl Write for Link {
 
 /// For all addresses of a name together.
 const CONNECT_TIME: Duration = Duration::from_secs(30);
+const HTTPS_PORT: u16 = 443;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);

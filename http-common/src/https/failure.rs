@@ -25,6 +25,8 @@ pub struct CloudFailure {
     pub message: Box<str>,
     /// What the service's support asks for.
     pub tracking_id: Option<Box<str>>,
+    /// Whether an earlier attempt of this call may have been carried out: its answer was lost, or said nothing of that.
+    pub unheard: bool,
     /// The error below, if there was no answer.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -57,6 +59,7 @@ impl CloudFailure {
             code: None,
             message: what.into(),
             tracking_id: None,
+            unheard: false,
             source: None,
         }
     }
@@ -73,6 +76,7 @@ impl CloudFailure {
             code: code.or(envelope.code),
             message: envelope.message,
             tracking_id: envelope.tracking_id.or(tracking_id),
+            unheard: false,
             source: None,
         }
     }
@@ -82,12 +86,21 @@ impl CloudFailure {
         Self::without_answer(FailureKind::Network, "no time is left for this call", None)
     }
 
+    /// The service was not asked, because it could not be reached before; `last` is what that call failed with.
+    pub(super) fn not_asked(kind: FailureKind, left: Duration, last: &str) -> Self {
+        let seconds = left.as_secs_f64().ceil();
+        let message =
+            format!("the service cannot be reached and is tried again in {seconds} s; last: {last}");
+        Self::without_answer(kind, &message, None)
+    }
+
     fn without_answer(
         kind: FailureKind,
         message: &str,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, status: None, code: None, message: message.into(), tracking_id: None, source }
+        let message = message.into();
+        Self { kind, status: None, code: None, message, tracking_id: None, unheard: false, source }
     }
 }
 

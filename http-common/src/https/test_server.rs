@@ -102,6 +102,8 @@ impl Seen {
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) connections: usize,
+    /// Those among them that resumed a TLS session.
+    pub(crate) resumed: usize,
     pub(crate) requests: Vec<Seen>,
     /// Common name of the last client certificate.
     pub(crate) client: Option<String>,
@@ -167,6 +169,7 @@ fn serve(stream: TcpStream, tls: Option<&SslAcceptor>, log: &Mutex<Log>, answer:
     {
         let mut log = log.lock().unwrap();
         log.connections += 1;
+        log.resumed += usize::from(stream.ssl().session_reused());
         log.client = stream.ssl().peer_certificate().map(|cert| {
             let name = cert.subject_name().entries_by_nid(Nid::COMMONNAME).next().unwrap();
             String::from_utf8(name.data().as_slice().to_vec()).unwrap()

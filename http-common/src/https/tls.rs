@@ -17,6 +17,8 @@ use openssl::x509::store::X509Lookup;
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
 
+use super::sessions::Sessions;
+
 /// Which certificate authorities may vouch for servers.
 #[derive(Clone, Debug)]
 pub enum Trust {
@@ -41,7 +43,7 @@ pub struct ClientIdentity {
     pub key: PKey<Private>,
 }
 
-/// Makes TLS sessions that share one context.
+/// Makes TLS connections that share one context.
 ///
 /// Where the system's authorities are a directory of hashed names, only those that a server's chain needs are read: the
 /// whole bundle costs a megabyte and 30 ms. Since the bundle may hold one that the directory lacks, it is read after
@@ -49,7 +51,14 @@ pub struct ClientIdentity {
 pub(super) struct Tls {
     trust: Trust,
     identity: Option<ClientIdentity>,
-    context: Mutex<(SslContext, Reach)>,
+    current: Mutex<Current>,
+}
+
+/// Sessions resume what one context has found trustworthy, so they go with it.
+struct Current {
+    context: SslContext,
+    sessions: Sessions,
+    reach: Reach,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,13 +71,16 @@ impl Tls {
     pub(super) fn new(trust: Trust, identity: Option<ClientIdentity>) -> Result<Self, ErrorStack> {
         let hashed = hashed_directory();
         let reach = if hashed.is_some() { Reach::HashedDirectory } else { Reach::Everything };
-        let context = context(&trust, identity.as_ref(), hashed.as_deref())?;
-        Ok(Self { trust, identity, context: Mutex::new((context, reach)) })
+        let (context, sessions) = context(&trust, identity.as_ref(), hashed.as_deref())?;
+        Ok(Self { trust, identity, current: Mutex::new(Current { context, sessions, reach }) })
     }
 
-    /// A session for `host`, whose certificate must carry that name or address.
-    pub(super) fn session(&self, host: &str) -> Result<Ssl, ErrorStack> {
-        let mut ssl = Ssl::new(&self.context.lock().unwrap_or_else(PoisonError::into_inner).0)?;
+    /// A connection to be to `host`, whose certificate must carry that name or address. It resumes a session if there is one.
+    pub(super) fn connection(&self, host: &str, port: u16) -> Result<Ssl, ErrorStack> {
+        let mut ssl = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.sessions.connection(&current.context, host, port)?
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let address: Option<IpAddr> = host.parse().ok();
         let param = ssl.param_mut();
@@ -85,11 +97,12 @@ impl Tls {
 
     /// Read all authorities of the system. True if there is now more to trust than before.
     pub(super) fn widen(&self) -> Result<bool, ErrorStack> {
-        let mut current = self.context.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.1 == Reach::Everything || matches!(self.trust, Trust::Only(_)) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.reach == Reach::Everything || matches!(self.trust, Trust::Only(_)) {
             return Ok(false);
         }
-        *current = (context(&self.trust, self.identity.as_ref(), None)?, Reach::Everything);
+        let (context, sessions) = context(&self.trust, self.identity.as_ref(), None)?;
+        *current = Current { context, sessions, reach: Reach::Everything };
         Ok(true)
     }
 }
@@ -98,7 +111,7 @@ fn context(
     trust: &Trust,
     identity: Option<&ClientIdentity>,
     hashed: Option<&Path>,
-) -> Result<SslContext, ErrorStack> {
+) -> Result<(SslContext, Sessions), ErrorStack> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     context.set_options(SslOptions::ALL | SslOptions::NO_COMPRESSION);
@@ -135,7 +148,9 @@ fn context(
         }
         context.set_private_key(key)?;
     }
-    Ok(context.build())
+    let sessions = Sessions::default();
+    sessions.gather(&mut context)?;
+    Ok((context.build(), sessions))
 }
 
 /// OpenSSL's default directory of authorities, if nobody chose another place and its names are hashes.
@@ -222,7 +237,7 @@ mod tests {
         let server = TestServer::start(Some(authority.leaf("localhost").acceptor()), |_| String::new());
         let directory = tempfile::tempdir().unwrap();
         let verifies = || {
-            let context = context(&Trust::default(), None, Some(directory.path())).unwrap();
+            let (context, _) = context(&Trust::default(), None, Some(directory.path())).unwrap();
             let stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).unwrap();
             Ssl::new(&context).unwrap().connect(stream).is_ok()
         };

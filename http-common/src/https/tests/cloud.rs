@@ -1,5 +1,6 @@
 //! Calls of the cloud: tokens, throttling, clocks that are wrong.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use http::Method;
@@ -99,4 +100,47 @@ async fn an_unreachable_server_is_tried_as_often_as_configured() {
     let failure = call(&cloud(authority, &Arc::default()), &server).await.unwrap_err();
     assert_eq!((failure.kind, server.requests().len()), (FailureKind::Network, 2));
     assert!(started.elapsed() >= Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_reached_is_asked_by_one_and_not_again_and_again() {
+    let works = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let does_work = works.clone();
+    let (server, authority) = TestServer::localhost(move |_| match does_work.load(Ordering::SeqCst) {
+        true => answer(200, "", "{}"),
+        false => String::new(),
+    });
+    let cloud = cloud(authority, &Arc::default()).sparing(Arc::default());
+    call(&cloud, &server).await.unwrap_err();
+    assert_eq!(server.requests().len(), 2, "the first call is repeated as configured");
+    let started = Instant::now();
+    for _ in 0..20 {
+        let failure = call(&cloud, &server).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Network);
+        assert!(failure.to_string().contains("is tried again in"), "{failure}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "told at once");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    call(&cloud, &server).await.unwrap_err();
+    assert_eq!(server.requests().len(), 3, "one attempt to find out");
+    works.store(true, Ordering::SeqCst);
+    let returned = Instant::now();
+    while call(&cloud, &server).await.is_err() {
+        assert!(returned.elapsed() < SOON, "its return is found");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    call(&cloud, &server).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_tells_whether_an_earlier_attempt_may_have_been_carried_out() {
+    let asked = Mutex::new(0);
+    let (server, authority) = TestServer::localhost(move |_| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        if *asked == 1 { String::new() } else { answer(409, "", "") }
+    });
+    let cloud = cloud(authority, &Arc::default());
+    assert!(call(&cloud, &server).await.unwrap_err().unheard);
+    assert!(!call(&cloud, &server).await.unwrap_err().unheard);
 }

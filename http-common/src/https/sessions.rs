@@ -1,0 +1,81 @@
+//! TLS sessions to resume: what a server has given us on one connection so that the next one needs neither its certificate
+//! nor a signature by ours. Knows no handshake.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslSession, SslSessionCacheMode};
+
+/// The sessions of one context, by server. They end with it.
+#[derive(Clone, Default)]
+pub(super) struct Sessions(Arc<Mutex<HashMap<Server, VecDeque<SslSession>>>>);
+
+/// Host and port: a session is never offered to anybody but who gave it.
+type Server = (Box<str>, u16);
+
+impl Sessions {
+    /// Keep the sessions that connections of `context` are given.
+    pub(super) fn gather(&self, context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        let (sessions, server) = (self.clone(), server_of()?);
+        context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        context.set_new_session_callback(move |ssl, session| {
+            if let Some(server) = ssl.ex_data(server) {
+                sessions.put(server.clone(), session);
+            }
+        });
+        Ok(())
+    }
+
+    /// A TLS connection to be, of the context that the sessions are of.
+    pub(super) fn connection(
+        &self,
+        context: &SslContextRef,
+        host: &str,
+        port: u16,
+    ) -> Result<Ssl, ErrorStack> {
+        let server: Server = (host.into(), port);
+        let mut ssl = match self.take(&server) {
+            Some(session) => crate::ffi::resuming(context, &session)?,
+            None => Ssl::new(context)?,
+        };
+        ssl.set_ex_data(server_of()?, server);
+        Ok(ssl)
+    }
+
+    fn put(&self, server: Server, session: SslSession) {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_server = sessions.entry(server).or_default();
+        of_server.push_back(session);
+        if of_server.len() > KEPT {
+            of_server.pop_front();
+        }
+    }
+
+    /// The newest one. Each is used once if there are others; the last one stays, since a server that minds gives a full
+    /// handshake instead.
+    fn take(&self, server: &Server) -> Option<SslSession> {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_server = sessions.get_mut(server)?;
+        match of_server.len() {
+            1 => of_server.back().cloned(),
+            _ => of_server.pop_back(),
+        }
+    }
+}
+
+/// Where a connection remembers whose it is.
+fn server_of() -> Result<Index<Ssl, Server>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Server>> = OnceLock::new();
+    match INDEX.get() {
+        Some(index) => Ok(*index),
+        None => {
+            let index = Ssl::new_ex_index()?;
+            Ok(*INDEX.get_or_init(|| index))
+        }
+    }
+}
+
+/// Sessions of one server.
+const KEPT: usize = 8;
