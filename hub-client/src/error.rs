@@ -37,4 +37,9 @@ impl Error {
             Self::BadModuleId { .. } | Self::BadHost { .. } | Self::BadEtag { .. } => FailureKind::Rejected,
         }
     }
+
+    /// Whether an earlier attempt of the failed call may have been carried out all the same, since its answer was lost.
+    pub fn is_after_unheard(&self) -> bool {
+        matches!(self, Self::Cloud(failure) if failure.unheard)
+    }
 }

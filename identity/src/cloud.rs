@@ -3,10 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_common::chain;
-use http_common::https::{ClientIdentity, Cloud, CloudOptions, Https, HttpsOptions, ProxyRules, Trust};
+use http_common::https::{
+    ClientIdentity, Cloud, CloudOptions, Https, HttpsOptions, Outages, ProxyRules, Trust,
+};
 use http_common::retry::RetryPolicy;
 use http_common::sas::ServerClock;
 use identity_api::config::Config;
@@ -24,16 +26,18 @@ pub(crate) struct CloudAccess {
     clock: Arc<ServerClock>,
     attempt: Duration,
     /// When calls are repeated.
-    pub(crate) retry: RetryPolicy,
+    retry: RetryPolicy,
+    /// Which of its services cannot be reached, whoever has found that out.
+    outages: Arc<Outages>,
 }
 
-/// Whether a call may be repeated.
+/// When a call is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// As the policy says.
     AsConfigured,
-    /// Never: it must not be repeated blindly.
-    Never,
+    /// The same, but for a service that throttles: whoever calls has better to do than to wait in one call.
+    UnlessThrottled,
 }
 
 impl CloudAccess {
@@ -48,7 +52,13 @@ impl CloudAccess {
             clock: Arc::default(),
             attempt: Duration::from_secs(config.cloud_timeout.as_secs()),
             retry: RetryPolicy::cloud(config.cloud_retries),
+            outages: Arc::default(),
         }
+    }
+
+    /// Until services that cannot be reached may be tried again; zero if there are none.
+    pub(crate) fn outage_left(&self) -> Duration {
+        self.outages.left(Instant::now())
     }
 
     /// Calls by a device with these credentials.
@@ -69,10 +79,10 @@ impl CloudAccess {
     fn over(&self, https: Https, repeat: Repeat) -> Cloud {
         let retry = match repeat {
             Repeat::AsConfigured => self.retry,
-            Repeat::Never => RetryPolicy::NEVER,
+            Repeat::UnlessThrottled => RetryPolicy { throttled: 0, ..self.retry },
         };
         let options = CloudOptions { retry, attempt: self.attempt, ..CloudOptions::default() };
-        Cloud::new(https, Arc::clone(&self.clock), options)
+        Cloud::new(https, Arc::clone(&self.clock), options).sparing(Arc::clone(&self.outages))
     }
 }
 

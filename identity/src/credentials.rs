@@ -84,15 +84,19 @@ impl Services {
             Source::None => return None,
             Source::Manual(manual) => match &manual.authentication {
                 ManualCredentials::Sas { device_id_pk } => symmetric(device_id_pk),
-                ManualCredentials::X509 { identity_cert, identity_pk, csr_subject, key_algorithm } => {
-                    certificate(Certified {
-                        cert_id: identity_cert.clone(),
-                        key_id: identity_pk.clone(),
-                        subject: Some(subject_of_device(manual, csr_subject.as_ref())),
-                        algorithm: key_algorithm.unwrap_or_default(),
-                        is_made_anew: false,
-                    })
-                }
+                ManualCredentials::X509 {
+                    identity_cert,
+                    identity_pk,
+                    csr_subject,
+                    identity_auto_renew: _,
+                    key_algorithm,
+                } => certificate(Certified {
+                    cert_id: identity_cert.clone(),
+                    key_id: identity_pk.clone(),
+                    subject: Some(subject_of_device(manual, csr_subject.as_ref())),
+                    algorithm: key_algorithm.unwrap_or_default(),
+                    is_made_anew: false,
+                }),
             },
             Source::Dps(dps) => match &dps.attestation {
                 Attestation::SymmetricKey { symmetric_key, .. } => symmetric(symmetric_key),

@@ -8,6 +8,7 @@ use identity_api::{
 
 use crate::authz::Own;
 use crate::module_id::ModuleId;
+use crate::modules::Effort;
 use crate::{Error, Identityd, Settings, local, provision, trust_bundle};
 
 impl Handlers for Identityd {
@@ -102,7 +103,7 @@ impl Serve<DeleteModule> for Identityd {
         self.settings().principals.caller(peer).manage("delete modules")?;
         aziot_only(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-        device.modules.delete(&id, &self.module_credentials).await
+        device.modules.delete(&id, &self.module_credentials, Effort::for_caller()).await
     }
 }
 

@@ -68,7 +68,7 @@ pub struct Identityd {
     home: Home,
     memo: Mutex<Memo>,
     services: Services,
-    module_credentials: ModuleCredentials,
+    module_credentials: Arc<ModuleCredentials>,
     cloud: Arc<CloudAccess>,
     /// The failure that the log told last, so that it is not told again and again.
     told: Mutex<Option<String>>,
@@ -119,7 +119,7 @@ impl Daemon for Identityd {
             events,
             memo: Mutex::new(home.memo()),
             home,
-            module_credentials: module_credentials(&services, &config),
+            module_credentials: Arc::new(module_credentials(&services, &config)),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
             waiting: Semaphore::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),

@@ -9,6 +9,7 @@ use config_common::Base64;
 use http_common::{Client, ClientError, StatusCode};
 use hub_client::ModuleKeys;
 use key_api::{CreateDerivedKey, CreateKey, ExportDerivedKey, KeyHandle, KeyUsage, LoadKey};
+use tokio::sync::Mutex as AsyncMutex;
 use zeroize::Zeroizing;
 
 /// The master key in keyd.
@@ -17,6 +18,8 @@ pub(crate) struct MasterKey {
     keyd: Client,
     /// From the last use; good until keyd says otherwise.
     handle: Mutex<Option<KeyHandle>>,
+    /// One at a time looks for the key, and perhaps makes it. This lock guards no data.
+    turn: AsyncMutex<()>,
 }
 
 /// The keys of one module.
@@ -36,14 +39,14 @@ enum Which {
 impl MasterKey {
     /// The master key in the service behind `keyd`. Asks nobody yet.
     pub(crate) fn new(keyd: Client) -> Self {
-        Self { keyd, handle: Mutex::default() }
+        Self { keyd, handle: Mutex::default(), turn: AsyncMutex::default() }
     }
 
     /// See to it that there is a master key, before something is begun that needs one.
     pub(crate) async fn ensure(&self) -> Result<(), ClientError> {
         match self.kept() {
             Some(_) => Ok(()),
-            None => self.load().await.map(|_| ()),
+            None => self.load(None).await.map(|_| ()),
         }
     }
 
@@ -66,14 +69,15 @@ impl MasterKey {
 
     async fn derive(&self, module: &str, generation: &str, which: Which) -> Result<KeyHandle, ClientError> {
         let data = derivation_data(module, generation, which);
-        if let Some(base) = self.kept() {
+        let kept = self.kept();
+        if let Some(base) = kept.clone() {
             match self.derive_from(base, data.clone()).await {
                 // The handle is of a key that has been replaced since.
                 Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => {}
                 result => return result,
             }
         }
-        self.derive_from(self.load().await?, data).await
+        self.derive_from(self.load(kept).await?, data).await
     }
 
     async fn derive_from(&self, base_key_handle: KeyHandle, data: Vec<u8>) -> Result<KeyHandle, ClientError> {
@@ -86,8 +90,12 @@ impl MasterKey {
         Ok(Zeroizing::new(STANDARD.encode(key.as_bytes())))
     }
 
-    /// The handle of the master key, which is made only where keyd says that there is none.
-    async fn load(&self) -> Result<KeyHandle, ClientError> {
+    /// The handle of the master key, unless it is `spent`. The key is made only where keyd says that there is none.
+    async fn load(&self, spent: Option<KeyHandle>) -> Result<KeyHandle, ClientError> {
+        let _turn = self.turn.lock().await;
+        if let Some(kept) = self.kept().filter(|kept| Some(kept) != spent.as_ref()) {
+            return Ok(kept);
+        }
         let handle = match self.keyd.call(&LoadKey { key_id: MASTER.to_owned() }).await {
             Ok(reply) => reply.key_handle,
             Err(error) if matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)) => {

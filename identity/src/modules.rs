@@ -9,28 +9,33 @@
 //! | get, module unknown | for the hub, at most [`GET_LIMIT`] |
 //! | list | for the hub, at most [`LIST_LIMIT`]; then what is known, and the answer is taken up when it comes |
 //! | list, when the last one has failed | never |
-//! | create, update, delete | for the hub, at most [`CHANGE_LIMIT`] |
+//! | create, update, delete (`changes.rs`) | for the hub, at most [`CHANGE_LIMIT`](changes::CHANGE_LIMIT) |
+//! | any of these while the hub is known to be away | never, but for one a minute that finds out whether it is back |
 //!
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
 //! time, and after a failure none is made for a while.
+
+mod changes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
-use http_common::retry::{Attempts, FailureKind};
-use hub_client::{Deleted, HubClient, IfMatch, Module, ModuleCertificate};
+use http_common::retry::FailureKind;
+use hub_client::{HubClient, Module, ModuleCertificate};
 use identity_api::Auth;
 use tokio::sync::{mpsc, watch};
 
 use crate::Error;
 use crate::cloud::{CloudAccess, Repeat};
 use crate::credentials::{DeviceCredentials, TokenSigner};
-use crate::module_credentials::{ForHub, Granted, ModuleCredentials};
+use crate::module_credentials::ModuleCredentials;
 use crate::module_id::ModuleId;
 use crate::provision::Event;
 use crate::records::{ModuleRecord, Records};
+
+pub(crate) use changes::Effort;
 
 /// The modules of one device.
 pub(crate) struct Modules {
@@ -128,51 +133,6 @@ impl Modules {
         }
     }
 
-    /// A new module with keys of ours, and a manager if one is named. If it cannot be given them it is removed again.
-    pub(crate) async fn create(
-        &self,
-        id: &ModuleId,
-        managed_by: Option<String>,
-        credentials: &ModuleCredentials,
-    ) -> Result<(ModuleRecord, Auth), Error> {
-        credentials.ensure(id.as_str()).await?;
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        let created = self.make(id, deadline).await?;
-        let managed_by = managed_by.or_else(|| created.managed_by.clone());
-        let created = Module { managed_by, ..created };
-        match self.give_credentials(&created, credentials, deadline).await {
-            Ok(module) => Ok(module),
-            Err(error) => {
-                self.undo(&created).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Our keys for a module that exists, under whichever keys it has now.
-    pub(crate) async fn update(
-        &self,
-        id: &ModuleId,
-        credentials: &ModuleCredentials,
-    ) -> Result<(ModuleRecord, Auth), Error> {
-        let deadline = Instant::now() + CHANGE_LIMIT;
-        let module = self.hub().await?.get(id.as_str(), deadline).await?;
-        self.give_credentials(&module, credentials, deadline).await
-    }
-
-    /// No such module any more.
-    pub(crate) async fn delete(&self, id: &ModuleId, credentials: &ModuleCredentials) -> Result<(), Error> {
-        let hub = self.hub().await?;
-        let deleted = hub.delete(id.as_str(), &IfMatch::Any, Instant::now() + CHANGE_LIMIT).await?;
-        self.records.forget(id.as_str()).await;
-        self.certified().remove(id.as_str());
-        credentials.forget(id.as_str()).await;
-        match deleted {
-            Deleted::Removed => Ok(()),
-            Deleted::WasAbsent => Err(Error::NoSuchModule { id: id.as_str().to_owned() }),
-        }
-    }
-
     /// What the hub has; taken up as known.
     pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, Error> {
         let asked = self.records.moment();
@@ -212,71 +172,8 @@ impl Modules {
         }
     }
 
-    /// Give `module`, as read from the hub, what it proves itself with.
-    pub(crate) async fn give_credentials(
-        &self,
-        module: &Module,
-        credentials: &ModuleCredentials,
-        deadline: Instant,
-    ) -> Result<(ModuleRecord, Auth), Error> {
-        let Granted { for_hub, auth } = credentials.grant(module).await?;
-        let hub = self.hub().await?;
-        let module = match for_hub {
-            ForHub::Keys(keys) => hub.set_keys(module, &keys, &IfMatch::Any, deadline).await?,
-            ForHub::Certificate(certificate) => {
-                let module = hub.set_certificate(module, &certificate, &IfMatch::Any, deadline).await?;
-                self.certified().insert(module.module_id.clone(), certificate);
-                module
-            }
-        };
-        self.records.see(&module).await;
-        Ok((ModuleRecord::from(&module), auth))
-    }
-
     fn certified(&self) -> MutexGuard<'_, BTreeMap<String, ModuleCertificate>> {
         self.certified.lock().expect("no panic while held")
-    }
-
-    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.
-    async fn make(&self, id: &ModuleId, deadline: Instant) -> Result<Module, Error> {
-        let mut attempts = Attempts::default();
-        let mut unheard = false;
-        let hub = self.hub_with(Repeat::Never).await?;
-        loop {
-            let error = match hub.create(id.as_str(), deadline).await {
-                Ok(created) => return Ok(created),
-                Err(error) => error,
-            };
-            match error.kind() {
-                FailureKind::Conflict if unheard => {
-                    return Ok(self.hub().await?.get(id.as_str(), deadline).await?);
-                }
-                FailureKind::Conflict => return Err(Error::ModuleExists { id: id.as_str().to_owned() }),
-                FailureKind::Network | FailureKind::Server { .. } => unheard = true,
-                _ => {}
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Some(pause) = attempts.after(error.kind(), &self.cloud.retry, left, fastrand::f64()) else {
-                return Err(error.into());
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Remove a module that did not get its keys.
-    async fn undo(&self, module: &Module) {
-        let id = &module.module_id;
-        let deleted = match self.hub().await {
-            Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
-            Err(error) => Err(error),
-        };
-        match deleted {
-            Ok(_) => tracing::info!("the module {id:?} did not get its keys and was removed again"),
-            Err(error) => tracing::warn!(
-                "the module {id:?} has not got its keys and could not be removed; update or delete it: {}",
-                chain(&error)
-            ),
-        }
     }
 
     /// The hub's list, if it comes in time. While the hub fails nobody waits for it.
@@ -323,7 +220,7 @@ impl Modules {
                     refresh.failures = refresh.failures.saturating_add(1);
                     refresh.failures
                 });
-                let pause = pause_after(error.failure_kind(), failures);
+                let pause = pause_after(error.failure_kind(), failures, self.cloud.outage_left());
                 tracing::debug!(
                     "the hub's module list is left alone for {} s: {}",
                     pause.as_secs(),
@@ -353,14 +250,16 @@ impl Modules {
     }
 }
 
-/// How long the hub is not asked for the list after so many failures, the last of this kind.
-fn pause_after(kind: Option<FailureKind>, failures: u32) -> Duration {
+/// How long the hub is not asked for the list after so many failures, the last of this kind. While it cannot be reached that
+/// is until it may be tried again, in `outage_left`.
+pub(crate) fn pause_after(kind: Option<FailureKind>, failures: u32, outage_left: Duration) -> Duration {
     let growing =
         SHORT_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_PAUSE);
     let Some(kind) = kind else { return growing };
     match kind {
         FailureKind::Throttled { retry_after } => retry_after.unwrap_or(THROTTLED_PAUSE),
         FailureKind::Server { retry_after: Some(asked) } => asked,
+        FailureKind::Network | FailureKind::Untrusted if !outage_left.is_zero() => outage_left,
         FailureKind::Network | FailureKind::Server { .. } | FailureKind::Credential => growing,
         _ => LONG_PAUSE,
     }
@@ -374,11 +273,8 @@ const GET_LIMIT: Duration = Duration::from_secs(30);
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 /// How long a list call may take in the background.
 const REFRESH_LIMIT: Duration = Duration::from_secs(75);
-/// How long a caller waits for a change: less than the time-outs of known clients, long enough for one pause after 429.
-const CHANGE_LIMIT: Duration = Duration::from_secs(140);
-const UNDO_LIMIT: Duration = Duration::from_secs(20);
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
-/// So that a device which has been off the network for long tries seldom, whoever asks it for lists.
+/// So that a hub which has been in trouble for long is seldom asked, whoever wants lists.
 const LONGEST_PAUSE: Duration = Duration::from_secs(240);
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 const THROTTLED_PAUSE: Duration = Duration::from_secs(60);
@@ -388,12 +284,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longer_the_network_is_away_the_less_it_is_tried() {
-        let pauses =
-            |kind| (1..=8).map(|failures| pause_after(Some(kind), failures).as_secs()).collect::<Vec<_>>();
-        assert_eq!(pauses(FailureKind::Network), [5, 10, 20, 40, 80, 160, 240, 240]);
-        assert_eq!(pauses(FailureKind::Unauthorized), [30; 8]);
+    fn a_hub_in_trouble_is_asked_less_and_less_and_one_that_is_away_when_it_may_be_tried() {
+        let minute = Duration::from_secs(60);
+        let pauses = |kind, left| {
+            (1..=8).map(|failures| pause_after(Some(kind), failures, left).as_secs()).collect::<Vec<_>>()
+        };
+        let trouble = FailureKind::Server { retry_after: None };
+        assert_eq!(pauses(trouble, minute), [5, 10, 20, 40, 80, 160, 240, 240]);
+        assert_eq!(pauses(FailureKind::Network, minute), [60; 8]);
+        assert_eq!(pauses(FailureKind::Network, Duration::ZERO), [5, 10, 20, 40, 80, 160, 240, 240]);
+        assert_eq!(pauses(FailureKind::Unauthorized, minute), [30; 8]);
         let asked = FailureKind::Throttled { retry_after: Some(Duration::from_secs(7)) };
-        assert_eq!(pauses(asked), [7; 8]);
+        assert_eq!(pauses(asked, minute), [7; 8]);
     }
 }

@@ -1,19 +1,28 @@
 //! Brings the hub's modules in line with the principals (spec identity-service, 8.5, with its improvements): what is there
 //! is adopted, never deleted and made again, and one module's failure is nobody else's.
 //!
-//! [`plan`] decides from values alone; [`carry_out`] acts. What is ours to delete is what an earlier run recorded.
+//! [`plan`] decides from values alone; [`carry_out`] acts, on several modules at a time, fewer when the hub throttles. What is
+//! ours to delete is what an earlier run recorded. A run that ends early, however that is, costs no module its generation: what
+//! was made is found and adopted by the next one.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+mod pace;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 use http_common::retry::FailureKind;
 use hub_client::Module;
 use identity_api::config::{Config, IdType, NOBODY, Principal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::module_credentials::ModuleCredentials;
 use crate::module_id::ModuleId;
-use crate::modules::Modules;
+use crate::modules::{Effort, Modules};
+
+use pace::{Pace, Wave};
 
 /// What to do about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,36 +77,21 @@ pub(crate) fn plan(
     deletions
 }
 
-/// Carry out `steps`, starting with the modules in `ours`. After a failure that concerns all, the rest is not tried.
+/// Carry out `steps`, starting with the modules in `ours`. After a failure that concerns all, no further step is begun.
 pub(crate) async fn carry_out(
     steps: Vec<Step>,
-    mut ours: BTreeSet<String>,
-    modules: &Modules,
-    credentials: &ModuleCredentials,
+    ours: BTreeSet<String>,
+    modules: &Arc<Modules>,
+    credentials: &Arc<ModuleCredentials>,
 ) -> Outcome {
-    let mut failures = Vec::new();
-    for step in steps {
-        let id = step.module_id().to_owned();
-        let is_deletion = matches!(step, Step::Delete(_));
-        match perform(step, modules, credentials).await {
-            Ok(done) => {
-                tracing::info!("module {id:?} {done}");
-                match is_deletion {
-                    true => ours.remove(&id),
-                    false => ours.insert(id),
-                };
-            }
-            Err(error) => {
-                tracing::warn!("module {id:?}: {}", http_common::chain(&error));
-                let hopeless = concerns_all(&error);
-                failures.push((id, error));
-                if hopeless {
-                    break;
-                }
-            }
-        }
-    }
-    Outcome { ours, failures }
+    let (modules, credentials) = (Arc::clone(modules), Arc::clone(credentials));
+    let outcome = Outcome { ours, failures: Vec::new() };
+    let mut run = Run { modules, credentials, pace: Pace::new(), outcome, is_hopeless: false };
+    // A hub takes only so many modules of one device, so that there must be room before there are new ones.
+    let (deletions, others) = steps.into_iter().partition(|step| matches!(step, Step::Delete(_)));
+    run.all(deletions).await;
+    run.all(others).await;
+    run.outcome
 }
 
 /// `config` as it is to be remembered when the modules `ours` are ours: principals whose module is not, not yet; modules
@@ -128,31 +122,102 @@ impl Step {
     }
 }
 
+/// Many steps on their way.
+struct Run {
+    modules: Arc<Modules>,
+    credentials: Arc<ModuleCredentials>,
+    pace: Pace,
+    outcome: Outcome,
+    /// Whether no further step is worth while.
+    is_hopeless: bool,
+}
+
+/// What came of one step.
+type Ended = (Step, Wave, Result<&'static str, Error>);
+
+impl Run {
+    /// Take all these steps, in any order.
+    async fn all(&mut self, steps: Vec<Step>) {
+        let (mut waiting, mut under_way) = (VecDeque::from(steps), JoinSet::new());
+        let mut not_before = Instant::now();
+        loop {
+            while !self.is_hopeless
+                && not_before <= Instant::now()
+                && under_way.len() < self.pace.at_once()
+                && let Some(step) = waiting.pop_front()
+            {
+                under_way.spawn(self.begin(step));
+            }
+            match under_way.join_next().await {
+                Some(Ok(ended)) => {
+                    if let Some((step, pause)) = self.take_up(ended) {
+                        waiting.push_back(step);
+                        not_before = not_before.max(Instant::now() + pause);
+                    }
+                }
+                Some(Err(error)) => tracing::error!("a step ended early, which is a bug: {error}"),
+                None if self.is_hopeless || waiting.is_empty() => return,
+                None => tokio::time::sleep_until(not_before).await,
+            }
+        }
+    }
+
+    fn begin(&self, step: Step) -> impl Future<Output = Ended> + Send + 'static {
+        let (modules, credentials) = (Arc::clone(&self.modules), Arc::clone(&self.credentials));
+        let wave = self.pace.wave();
+        async move {
+            let result = perform(&step, &modules, &credentials).await;
+            (step, wave, result)
+        }
+    }
+
+    /// Take up what came of a step; it is returned with a pause if it is to be tried again.
+    fn take_up(&mut self, (step, wave, result): Ended) -> Option<(Step, Duration)> {
+        let id = step.module_id().to_owned();
+        let error = match result {
+            Ok(done) => {
+                tracing::info!("module {id:?} {done}");
+                self.pace.done();
+                match step {
+                    Step::Delete(_) => self.outcome.ours.remove(&id),
+                    Step::Adopt(_) | Step::Create(_) => self.outcome.ours.insert(id),
+                };
+                return None;
+            }
+            Err(error) => error,
+        };
+        if let Some(FailureKind::Throttled { retry_after }) = error.failure_kind()
+            && !self.is_hopeless
+            && let Some(pause) = self.pace.throttled(wave, retry_after, fastrand::f64())
+        {
+            return Some((step, pause));
+        }
+        tracing::warn!("module {id:?}: {}", http_common::chain(&error));
+        self.is_hopeless |= concerns_all(&error);
+        self.outcome.failures.push((id, error));
+        None
+    }
+}
+
 async fn perform(
-    step: Step,
+    step: &Step,
     modules: &Modules,
     credentials: &ModuleCredentials,
 ) -> Result<&'static str, Error> {
+    let effort = Effort::for_one_of_many();
     match step {
-        Step::Delete(id) => match modules.delete(&ModuleId::parse(&id)?, credentials).await {
+        Step::Delete(id) => match modules.delete(&ModuleId::parse(id)?, credentials, effort).await {
             Ok(()) => Ok("is deleted, no principal has it any more"),
             Err(Error::NoSuchModule { .. }) => Ok("is gone already"),
             Err(error) => Err(error),
         },
         Step::Adopt(module) => {
-            modules.give_credentials(&module, credentials, Instant::now() + STEP_LIMIT).await?;
+            modules.give_credentials(module, credentials, effort).await?;
             Ok("has got our keys, it existed already")
         }
         Step::Create(id) => {
-            let id = ModuleId::parse(&id)?;
-            match modules.create(&id, None, credentials).await {
-                Ok(_) => Ok("is created"),
-                // Somebody was faster.
-                Err(Error::ModuleExists { .. }) => {
-                    modules.update(&id, credentials).await.map(|_| "has got our keys")
-                }
-                Err(error) => Err(error),
-            }
+            modules.establish(&ModuleId::parse(id)?, credentials, effort).await?;
+            Ok("is there, with our keys")
         }
     }
 }
@@ -171,8 +236,6 @@ fn concerns_all(error: &Error) -> bool {
         _ => false,
     }
 }
-
-const STEP_LIMIT: Duration = Duration::from_secs(140);
 
 #[cfg(test)]
 mod tests {

@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use cert_renewal::{
-    Actor, Certificate, Hold, Journal, KeyKind, KeyPrint, Pair, Policy, Renewal, Slot, Span, Verdict,
+    Actor, Certificate, Hold, Journal, KeyKind, KeyPrint, Pair, Policy, Renewal, Slot, Verdict,
 };
 use http_common::chain;
 use http_common::https::{ClientIdentity, Cloud};
 use http_common::retry::FailureKind;
 use hub_client::HubClient;
-use identity_api::config::{Attestation, AutoRenew, Dps, KeyAlgorithm, Source};
+use identity_api::config::{Attestation, AutoRenew, Dps, KeyAlgorithm, Manual, ManualCredentials, Source};
 use openssl::pkey::PKey;
 use tokio::task::AbortHandle;
 
 use crate::backup::Record;
 use crate::credentials::DeviceCredentials;
 use crate::device::Phase;
-use crate::provision::{Event, REGISTER_LIMIT, at, register};
+use crate::provision::{Decision, Event, REGISTER_LIMIT, at, decide, register};
 use crate::workshop::{CertificateError, Certified, Workshop, check_time, temporary};
 use crate::x509::DeviceCertificate;
 use crate::{Error, Identityd, Settings};
@@ -148,27 +148,32 @@ impl DeviceIdentity {
         }
     }
 
-    /// What the configuration says of it now, if it still does.
-    fn configured(&self, daemon: &Identityd) -> Result<(Dps, Arc<DeviceCertificate>), NotRenewed> {
+    /// How the device gets its identity by the configuration of now, if still with this certificate.
+    fn configured(&self, daemon: &Identityd) -> Result<(Arc<Settings>, Arc<DeviceCertificate>), NotRenewed> {
         let settings = daemon.settings();
-        let source = &settings.config.provisioning.source;
-        match (source, daemon.services.credentials(source)) {
-            (Source::Dps(dps), Some(DeviceCredentials::Certificate(certificate)))
+        match daemon.services.credentials(&settings.config.provisioning.source) {
+            Some(DeviceCredentials::Certificate(certificate))
                 if certificate.what().cert_id == self.cert_id =>
             {
-                Ok((dps.clone(), certificate))
+                Ok((settings, certificate))
             }
             _ => Err(NotRenewed::NotConfigured),
         }
     }
 
-    /// Who the device is for DPS, with what it shows now, provided the hub knows it as well.
+    /// Who the device is with what it shows now: DPS says so, or the configuration, and the hub knows it as well.
     async fn registered(&self, daemon: &Identityd, cloud: &Cloud) -> Result<Record, NotRenewed> {
-        let (dps, certificate) = self.configured(daemon)?;
+        let (settings, certificate) = self.configured(daemon)?;
         let credentials = DeviceCredentials::Certificate(certificate);
         let deadline = Instant::now() + REGISTER_LIMIT;
-        let workshop = &daemon.services.workshop;
-        let record = register(&dps, &credentials, cloud, workshop, deadline).await?;
+        let provisioning = &settings.config.provisioning;
+        let record = match (&provisioning.source, decide(provisioning, None)) {
+            (_, Decision::Use(record)) => record,
+            (Source::Dps(dps), Decision::Register { .. }) => {
+                register(dps, &credentials, cloud, &daemon.services.workshop, deadline).await?
+            }
+            _ => return Err(NotRenewed::NotConfigured),
+        };
         let hub = HubClient::new(cloud.clone(), at(&record), credentials.for_cloud());
         for pause in HUB_PAUSES {
             match hub.list(deadline).await {
@@ -189,12 +194,7 @@ impl Actor for DeviceIdentity {
     fn policy(&self) -> Policy {
         let settings = self.daemon.upgrade().map(|daemon| daemon.settings());
         let configured = settings.and_then(|it| auto_renew(&it.config.provisioning.source).cloned());
-        let AutoRenew { rotate_key, threshold, retry } = configured.unwrap_or(AutoRenew {
-            rotate_key: true,
-            threshold: Span::Percent(80),
-            retry: Span::Percent(4),
-        });
-        Policy { threshold, retry, rotate_key }
+        configured.unwrap_or_default().into()
     }
 
     async fn certificate(&self) -> Result<Option<String>, NotRenewed> {
@@ -212,10 +212,10 @@ impl Actor for DeviceIdentity {
 
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), NotRenewed> {
         let daemon = self.daemon()?;
-        let algorithms = match &self.configured(&daemon)?.0.attestation {
-            Attestation::X509 { key_algorithm: Some(algorithm), .. } => algorithm.preferred(),
-            _ => like.map_or(KeyAlgorithm::default().preferred(), KeyKind::algorithms),
-        };
+        let (settings, _) = self.configured(&daemon)?;
+        let wanted = options(&settings.config.provisioning.source).and_then(|(_, algorithm)| algorithm);
+        let alike = || like.map_or(KeyAlgorithm::default().preferred(), KeyKind::algorithms);
+        let algorithms = wanted.map_or_else(alike, KeyAlgorithm::preferred);
         Ok(daemon.services.workshop.create(&temporary(&self.key_id), algorithms).await?)
     }
 
@@ -293,10 +293,21 @@ fn register_later(daemon: Arc<Identityd>) {
 }
 
 fn auto_renew(source: &Source) -> Option<&AutoRenew> {
-    let Source::Dps(dps) = source else { return None };
-    match &dps.attestation {
-        Attestation::X509 { identity_auto_renew, .. } => identity_auto_renew.as_ref(),
-        Attestation::SymmetricKey { .. } | Attestation::Tpm { .. } => None,
+    options(source).and_then(|(renew, _)| renew)
+}
+
+/// What is said of the device's certificate, if it has one: when to renew it, and what a new key is.
+fn options(source: &Source) -> Option<(Option<&AutoRenew>, Option<KeyAlgorithm>)> {
+    match source {
+        Source::Dps(Dps {
+            attestation: Attestation::X509 { identity_auto_renew, key_algorithm, .. },
+            ..
+        })
+        | Source::Manual(Manual {
+            authentication: ManualCredentials::X509 { identity_auto_renew, key_algorithm, .. },
+            ..
+        }) => Some((identity_auto_renew.as_ref(), *key_algorithm)),
+        Source::None | Source::Dps(_) | Source::Manual(_) => None,
     }
 }
 

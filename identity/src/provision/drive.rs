@@ -111,11 +111,9 @@ impl Identityd {
         match cause {
             // A service that has answered must not be asked again for a restart; a network that was away may be back.
             Cause::Answered(_) => self.keep_memo(count).await,
-            Cause::Other | Cause::Keyd => drop(self.with_memo(count)),
+            Cause::Unreachable | Cause::Other | Cause::Keyd => drop(self.with_memo(count)),
         }
-        if cause == Cause::Keyd {
-            wait = wait.min(KEYD_PAUSE);
-        }
+        wait = cause.wait(wait, self.cloud.outage_left());
         let (text, seconds) = (chain(&error), wait.as_secs());
         match self.told.lock().expect("no panic while held").replace(text.clone()) {
             Some(before) if before == text => {
@@ -149,12 +147,14 @@ impl Identityd {
 
 /// Whose fault a failure is, as far as it decides about pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(crate) enum Cause {
     /// A service of the cloud has answered, and not what was hoped for.
     Answered(FailureKind),
     /// keyd could not be reached or gave no token, so that the cloud was not asked.
     Keyd,
-    /// The network, or anything else.
+    /// The cloud could not be reached.
+    Unreachable,
+    /// Anything else.
     Other,
 }
 
@@ -165,7 +165,8 @@ impl Cause {
             (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
             (Error::Certificate(error), _) if error.is_cheap() => Self::Keyd,
             (_, Some(FailureKind::Credential)) => Self::Keyd,
-            (_, None | Some(FailureKind::Network | FailureKind::Untrusted)) => Self::Other,
+            (_, Some(FailureKind::Network | FailureKind::Untrusted)) => Self::Unreachable,
+            (_, None) => Self::Other,
             (_, Some(kind)) => Self::Answered(kind),
         }
     }
@@ -174,8 +175,20 @@ impl Cause {
     fn asked(self) -> Option<Duration> {
         match self {
             Self::Answered(FailureKind::Forbidden) => Some(QUOTA_PAUSE),
+            Self::Answered(FailureKind::Throttled { retry_after: None }) => Some(THROTTLED_PAUSE),
             Self::Answered(kind) => kind.retry_after(),
-            Self::Keyd | Self::Other => None,
+            Self::Keyd | Self::Unreachable | Self::Other => None,
+        }
+    }
+
+    /// How long to wait, where the growing pause would be `growing`. A network that was away may be back: who finds out, and
+    /// when, is agreed with those who wait for an answer now, once a minute at the least (`outage_left`).
+    pub(crate) fn wait(self, growing: Duration, outage_left: Duration) -> Duration {
+        match self {
+            Self::Answered(_) | Self::Other => growing,
+            Self::Keyd => growing.min(KEYD_PAUSE),
+            Self::Unreachable if outage_left.is_zero() => growing.min(UNREACHABLE_PAUSE),
+            Self::Unreachable => outage_left,
         }
     }
 }
@@ -194,6 +207,10 @@ fn after_event(next: Next, event: Event, looked: tokio::time::Instant, now: toki
 
 /// The least pause after 403, which usually is about a quota.
 const QUOTA_PAUSE: Duration = Duration::from_secs(10 * 60);
+/// The least pause after 429 without `Retry-After`.
+const THROTTLED_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause after somebody else has found the cloud again.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause after a failure of keyd, whom it costs little to ask.
 const KEYD_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that outlasts a restart although no service has asked for it: somebody may have set things right.

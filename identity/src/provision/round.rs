@@ -90,7 +90,7 @@ impl Identityd {
                 self.recall(settings).await?;
                 self.turn.registered();
             }
-            Source::Dps(_) => self.register(settings).await?,
+            Source::Dps(_) => self.register(settings, Repeat::AsConfigured).await?,
         }
         let Some(device) = self.device() else { return Ok(()) };
         let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
@@ -128,20 +128,21 @@ impl Identityd {
     }
 
     async fn register_and_go_on(&self, settings: &Settings) -> Result<(), Error> {
-        self.register(settings).await?;
+        // A DPS that throttles is asked again in another round, which waits as long as it asks, over restarts too.
+        self.register(settings, Repeat::UnlessThrottled).await?;
         let Some(device) = self.device() else { return Ok(()) };
         let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
         self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await
     }
 
-    async fn register(&self, settings: &Settings) -> Result<(), Error> {
+    async fn register(&self, settings: &Settings, repeat: Repeat) -> Result<(), Error> {
         let Source::Dps(dps) = &settings.config.provisioning.source else { return Ok(()) };
         let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
             return Ok(());
         };
         tracing::info!("registering with {}", dps.global_endpoint);
         let (workshop, deadline) = (&self.services.workshop, Instant::now() + REGISTER_LIMIT);
-        let registered = match self.cloud.of(&credentials, Repeat::AsConfigured).await {
+        let registered = match self.cloud.of(&credentials, repeat).await {
             Ok(cloud) => dps::register(dps, &credentials, &cloud, workshop, deadline).await,
             Err(error) => Err(error),
         };

@@ -1,7 +1,6 @@
 //! identityd's configuration file (spec identity-service, chapter 7). Reads no files. Written back it is upstream's
 //! `prev_state` (9.2): the same names, order and omissions.
 
-mod algorithm;
 mod check;
 mod module_x509;
 mod provisioning;
@@ -16,13 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalIdOpts;
 
-pub use algorithm::KeyAlgorithm;
 pub use check::BadConfig;
-pub use config_common::{BadPolicy, Policy};
+pub use config_common::{AutoRenew, BadPolicy, KeyAlgorithm, Policy};
 pub use module_x509::{ModuleX509, Registration};
-pub use provisioning::{
-    Attestation, AutoRenew, Dps, Manual, ManualCredentials, Payload, Provisioning, Source,
-};
+pub use provisioning::{Attestation, Dps, Manual, ManualCredentials, Payload, Provisioning, Source};
 pub use subject::Subject;
 
 /// The merged configuration of identityd.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{KeyAlgorithm, Policy, Subject};
+use super::{AutoRenew, KeyAlgorithm, Subject};
 
 /// How the device gets its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +60,9 @@ pub enum ManualCredentials {
         /// Further attributes of its subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         csr_subject: Option<Subject>,
+        /// When to renew the certificate; never if absent. Not upstream's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identity_auto_renew: Option<AutoRenew>,
         /// What a new key pair is; `rsa-2048` if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key_algorithm: Option<KeyAlgorithm>,
@@ -118,17 +121,6 @@ pub enum Attestation {
         /// The registration id.
         registration_id: String,
     },
-}
-
-/// `identity_auto_renew`: all three are needed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AutoRenew {
-    /// Whether each renewal makes a new key.
-    pub rotate_key: bool,
-    /// When to renew.
-    pub threshold: Policy,
-    /// How long to wait after a failure.
-    pub retry: Policy,
 }
 
 impl Dps {
