@@ -65,6 +65,10 @@ pub(crate) struct Cloud {
     state: Mutex<State>,
 }
 
+/// A request that is not yet answered to the end.
+#[derive(Debug)]
+pub(crate) struct UnderWay<'a>(&'a Cloud);
+
 /// What the lock guards.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -106,9 +110,19 @@ impl Cloud {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Decide one request.
-    pub(crate) fn handle(&self, origin: &Origin, request: &Request) -> Outcome {
-        self.state().handle(origin, request)
+    /// Decide one request. It is under way until the second value is dropped.
+    pub(crate) fn handle(&self, origin: &Origin, request: &Request) -> (Outcome, UnderWay<'_>) {
+        let mut state = self.state();
+        let counters = &mut state.counters;
+        counters.requests_under_way += 1;
+        counters.most_under_way = counters.most_under_way.max(counters.requests_under_way);
+        (state.handle(origin, request), UnderWay(self))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.state().counters.requests_under_way -= 1;
     }
 }
 

@@ -122,10 +122,9 @@ where
         };
         let answer = answer.clone();
         tokio::spawn(async move {
-            let outcome = move |request: &Request| Outcome {
-                reply: answer(request),
-                delivery: Delivery::default(),
-                date: crate::clock::http_date(crate::clock::machine_ms()),
+            let outcome = move |request: &Request| {
+                let date = crate::clock::http_date(crate::clock::machine_ms());
+                (Outcome { reply: answer(request), delivery: Delivery::default(), date }, ())
             };
             let _ = exchange(&mut stream, outcome).await;
             stream.shutdown().await
@@ -215,16 +214,16 @@ async fn shake_hands(cloud: &Cloud, context: &SslContext, stream: TcpStream) -> 
     }
 }
 
-/// Requests and replies until the connection is to end, and how.
-async fn exchange<S, F>(stream: &mut S, answer: F) -> Result<Ending, ReadError>
+/// Requests and replies until the connection is to end, and how. What comes with an outcome is kept until it is delivered.
+async fn exchange<S, F, K>(stream: &mut S, answer: F) -> Result<Ending, ReadError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    F: Fn(&Request) -> Outcome,
+    F: Fn(&Request) -> (Outcome, K),
 {
     let mut reader = Reader::default();
     loop {
         let request = reader.next(stream).await?;
-        let Outcome { reply, delivery, date } = answer(&request);
+        let (Outcome { reply, delivery, date }, _kept) = answer(&request);
         tokio::time::sleep(delivery.delay).await;
         if delivery.ending == Ending::Stall {
             // Hold the connection until the client gives up.

@@ -150,6 +150,10 @@ pub(crate) struct Counters {
     pub(crate) malformed: u64,
     /// Requests.
     pub(crate) requests: u64,
+    /// Of these, now under way: read, and not yet answered to the end.
+    pub(crate) requests_under_way: u64,
+    /// The most that were under way at a time.
+    pub(crate) most_under_way: u64,
     /// Requests by `service.operation`.
     pub(crate) by_operation: BTreeMap<&'static str, u64>,
     /// Requests by the status of the reply.

@@ -117,9 +117,11 @@ pub(super) fn log(state: &State, request: &Request) -> Answered {
 /// Forget the log and start counting again.
 pub(super) fn clear_log(state: &mut State) -> (u16, Value) {
     state.log.clear();
-    // Connections keep their numbers, and open ones stay open.
-    let Counters { connections, open_connections, .. } = state.counters;
-    state.counters = Counters { connections, open_connections, ..Counters::default() };
+    // Connections keep their numbers, open ones stay open, and what is under way stays so.
+    let Counters { connections, open_connections, requests_under_way, .. } = state.counters;
+    let most_under_way = requests_under_way;
+    state.counters =
+        Counters { connections, open_connections, requests_under_way, most_under_way, ..Counters::default() };
     (204, Value::Null)
 }
 
