@@ -15,6 +15,7 @@ mod draft;
 mod gateway;
 mod hardship;
 mod kills;
+mod many;
 mod modules;
 mod provisioning;
 mod proxy;
