@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use cert_api::{AutoRenew, EstIdentity};
+use cert_api::{EstIdentity, KeyAlgorithm};
 use cert_renewal::{Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Status, Verdict};
 use http_common::https::ClientIdentity;
 use tokio::task::AbortHandle;
@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use crate::est::{Server, chain};
 use crate::issue::{NotIssued, Target};
 use crate::keys::{EST_ALGORITHMS, KeyError};
-use crate::renew::{Renewable, identities};
+use crate::renew::{Renewable, identities as named};
 use crate::{Certd, Current, blocking};
 
 /// The renewal of one identity.
@@ -92,7 +92,7 @@ impl Renewals {
 impl Certd {
     /// Keeps the EST identities valid that the configuration names, from now on.
     pub(crate) fn keep_identities(self: &Arc<Self>) {
-        self.renewals.keep(self, identities(&self.current().issuance));
+        self.renewals.keep(self, identities(&self.current()));
     }
 
     /// How the renewal of each EST identity goes, by the id of its certificate.
@@ -100,6 +100,14 @@ impl Certd {
         let by_ids = self.renewals.by_ids();
         by_ids.iter().map(|((cert, _), kept)| (cert.clone(), kept.renewal.status())).collect()
     }
+}
+
+/// The EST identities that the configuration wants to be kept valid.
+fn identities(current: &Current) -> Vec<Renewable> {
+    let spared = current.issuance.est.as_ref().is_some_and(|est| est.keep_preloaded_identities);
+    let mut all = named(&current.issuance);
+    all.retain(|identity| !(spared && current.store.is_preloaded(&identity.cert)));
+    all
 }
 
 /// One EST identity.
@@ -138,7 +146,7 @@ impl Identity {
 
     /// What the configuration says of it now.
     fn configured(&self, current: &Current) -> Result<Renewable, NotRenewed> {
-        let mut all = identities(&current.issuance).into_iter();
+        let mut all = identities(current).into_iter();
         let this = all.find(|it| it.cert == self.cert && it.pk == self.pk);
         this.ok_or(NotRenewed::NotConfigured)
     }
@@ -152,8 +160,7 @@ impl Actor for Identity {
             let current = certd.current();
             current.issuance.est.as_ref().and_then(|est| est.identity_auto_renew.clone())
         });
-        let AutoRenew { rotate_key, threshold, retry } = configured.unwrap_or_default();
-        Policy { threshold, retry, rotate_key }
+        configured.unwrap_or_default().into()
     }
 
     async fn certificate(&self) -> Result<Option<String>, NotRenewed> {
@@ -174,8 +181,11 @@ impl Actor for Identity {
     }
 
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), NotRenewed> {
-        let algorithms = like.map_or(EST_ALGORITHMS, KeyKind::algorithms);
         let certd = self.certd()?;
+        let current = certd.current();
+        let target = Target::of(&current.issuance, &self.configured(&current)?.by)?;
+        let configured = target.authentication.identity_key_algorithm.map(KeyAlgorithm::preferred);
+        let algorithms = configured.unwrap_or_else(|| like.map_or(EST_ALGORITHMS, KeyKind::algorithms));
         let made = certd.issuing.est().keys().create(&temporary(&self.pk), algorithms).await;
         made.map_err(NotIssued::from)?;
         Ok(())

@@ -136,6 +136,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the certificate `id` has a place of its own.
+    pub(crate) fn is_preloaded(&self, id: &str) -> bool {
+        self.preloaded.contains_key(id)
+    }
+
     /// What cannot be used among the preloaded certificates.
     pub(crate) fn warnings(&self) -> impl Iterator<Item = StoreError> {
         self.preloaded.iter().filter_map(|(id, place)| match place {

@@ -27,22 +27,26 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Track;
 
 mod acl;
+mod algorithm;
 pub mod durable;
 mod endpoints;
 mod error;
 mod files;
 mod merge;
 mod policy;
+mod renewal;
 mod secret;
 mod service;
 mod watch;
 mod who;
 
 pub use acl::{Acl, Allowed, Asker};
+pub use algorithm::KeyAlgorithm;
 pub use endpoints::{Endpoint, Endpoints, SOCKET_DIRECTORY};
 pub use error::Error;
 pub use merge::{KeyPath, Origin};
 pub use policy::{BadPolicy, Policy};
+pub use renewal::AutoRenew;
 pub use secret::{Base64, Secret};
 pub use service::{CONFIG_DIRECTORY, ConfigPaths, Service};
 pub use watch::Watch;

@@ -178,10 +178,14 @@ pub fn take_apart(handle: &str) -> (String, Vec<u8>) {
     (String::from_utf8(unbase64(sr)).expect("the text is UTF-8"), unbase64(sig))
 }
 
-/// PEM of the P-256 key with this compressed point.
+/// PEM of the key on P-256 or P-384 with this compressed point.
 fn ec_public_key(point: &[u8]) -> Vec<u8> {
-    let prefix = b"\x30\x39\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x22\x00";
-    let spki = [prefix.as_slice(), point].concat();
+    const P256: &[u8] =
+        b"\x30\x39\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x22\x00";
+    const P384: &[u8] =
+        b"\x30\x46\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x32\x00";
+    let prefix = if point.len() == 33 { P256 } else { P384 };
+    let spki = [prefix, point].concat();
     openssl(&["ec", "-pubin", "-inform", "DER", "-conv_form", "uncompressed", "-pubout"], &spki)
 }
 

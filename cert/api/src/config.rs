@@ -5,13 +5,11 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use config_common::{Endpoints, Nobody, User, Who};
+use config_common::{AutoRenew, Endpoints, KeyAlgorithm, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use url::Url;
-
-use crate::Policy;
 
 /// The merged configuration of certd. Only `homedir_path` has no default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +62,10 @@ pub struct EstOptions {
     /// When EST identities are renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_auto_renew: Option<AutoRenew>,
+    /// Whether identities that `preloaded_certs` names are left as they are. If not, as with upstream, renewal puts new
+    /// ones in the place of the administrator's files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_preloaded_identities: bool,
     /// How to authenticate for certificates that do not say.
     #[serde(flatten)]
     pub authentication: EstAuthentication,
@@ -106,6 +108,9 @@ pub struct EstAuthentication {
     /// The id of its key in keyd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootstrap_identity_pk: Option<String>,
+    /// What a new key pair of the identity is. If absent, the first one is what the server wishes, later ones are like it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_key_algorithm: Option<KeyAlgorithm>,
 }
 
 /// A certificate and its key, each by the id it has in its service.
@@ -150,6 +155,7 @@ impl EstAuthentication {
             identity_pk,
             bootstrap_identity_cert,
             bootstrap_identity_pk,
+            identity_key_algorithm: _,
         } = self;
         let x509 = [identity_cert, identity_pk, bootstrap_identity_cert, bootstrap_identity_pk];
         username.is_some() != password.is_some()
@@ -167,30 +173,13 @@ impl fmt::Debug for EstAuthentication {
             identity_pk,
             bootstrap_identity_cert,
             bootstrap_identity_pk,
+            identity_key_algorithm: _,
         } = self;
         f.debug_struct("EstAuthentication")
             .field("basic", &self.basic().is_some())
             .field("identity", &(identity_cert, identity_pk))
             .field("bootstrap", &(bootstrap_identity_cert, bootstrap_identity_pk))
             .finish()
-    }
-}
-
-/// `identity_auto_renew`: all three are needed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct AutoRenew {
-    /// Whether each renewal makes a new key.
-    pub rotate_key: bool,
-    /// When to renew.
-    pub threshold: Policy,
-    /// How long to wait after a failure.
-    pub retry: Policy,
-}
-
-impl Default for AutoRenew {
-    /// What holds when there is no table (spec certificates-service, 10.1).
-    fn default() -> Self {
-        Self { rotate_key: true, threshold: Policy::Percent(80), retry: Policy::Percent(4) }
     }
 }
 

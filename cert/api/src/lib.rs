@@ -8,10 +8,10 @@ mod config;
 mod types;
 
 pub use config::{
-    Anything, AutoRenew, Config, EstAuthentication, EstIdentity, EstOptions, Issuance, IssuanceOptions,
-    LocalCa, Method, Preloaded, Principal, Subject,
+    Anything, Config, EstAuthentication, EstIdentity, EstOptions, Issuance, IssuanceOptions, LocalCa, Method,
+    Preloaded, Principal, Subject,
 };
-pub use config_common::{BadPolicy, Policy};
+pub use config_common::{AutoRenew, BadPolicy, KeyAlgorithm, Policy};
 pub use types::{
     CertificateReply, CreateCertificate, DeleteCertificate, GetCertificate, ImportCertificate, Issuer,
 };

@@ -175,8 +175,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     }
 
     fn is_due(&self, certificate: &Certificate, now: i64) -> bool {
-        let of = certificate.validity();
-        now >= self.actor.policy().begin_at(of, chance(certificate.digest().seed(), 0)) || of.is_over(now)
+        self.actor.policy().is_due(certificate.validity(), now, chance(certificate.digest().seed(), 0))
     }
 
     /// What is there. The temporary key is looked for if it may matter.

@@ -67,7 +67,8 @@ impl Pace {
 
     /// When to go on after all that could be done.
     pub(crate) fn rest(&mut self, policy: Policy, now: Now) -> Plan {
-        let begin = self.seen.map(|(digest, of)| policy.begin_at(of, chance(digest.seed(), 0)));
+        let seen = self.seen.filter(|_| policy.enabled);
+        let begin = seen.map(|(digest, of)| policy.begin_at(of, chance(digest.seed(), 0)));
         self.status.next = begin.max(self.wall(now));
         // If it has begun already, only the pause is waited for.
         let wall = begin.filter(|at| *at > now.wall).unwrap_or(i64::MAX).min(now.in_an_hour());
@@ -133,11 +134,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(15);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Span;
 
     #[test]
     fn what_is_not_even_known_is_asked_for_less_and_less_often() {
-        let policy = Policy { threshold: Span::Percent(80), retry: Span::Percent(4), rotate_key: true };
+        let policy = Policy::from(config_common::AutoRenew::default());
         let now = Now { wall: 1000, steady: Instant::now() };
         let mut pace = Pace::default();
         let mut pause = || pace.failed("away".to_owned(), policy, now).1.as_secs();

@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
+use config_common::AutoRenew;
+
 /// A part of a certificate's life, or a time.
 pub use config_common::Policy as Span;
 
 /// How certificates of one kind are renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
+    /// Whether a renewal is begun at all. One that has begun is finished in any case.
+    pub enabled: bool,
     /// When to begin: after this part of the life, or this time before its end.
     pub threshold: Span,
     /// The pause after a failure; no less than a second.
@@ -38,7 +42,19 @@ impl Validity {
     }
 }
 
+impl From<AutoRenew> for Policy {
+    fn from(configured: AutoRenew) -> Self {
+        let AutoRenew { enabled, rotate_key, threshold, retry } = configured;
+        Self { enabled, threshold, retry, rotate_key }
+    }
+}
+
 impl Policy {
+    /// Whether renewal begins at `now` or has to have begun.
+    pub fn is_due(&self, of: Validity, now: i64, chance: u64) -> bool {
+        self.enabled && (now >= self.begin_at(of, chance) || of.is_over(now))
+    }
+
     /// The second at which the threshold is reached.
     pub fn threshold_at(&self, of: Validity) -> i64 {
         match self.threshold {
@@ -117,7 +133,7 @@ mod tests {
     const DAY: i64 = 86_400;
 
     fn policy(threshold: Span, retry: Span) -> Policy {
-        Policy { threshold, retry, rotate_key: true }
+        Policy { enabled: true, threshold, retry, rotate_key: true }
     }
 
     fn life(not_before: i64, not_after: i64) -> Validity {

@@ -16,7 +16,7 @@ use crate::certificate::{Certificate, KeyKind, KeyPrint};
 use crate::clock::Clock;
 use crate::engine::Renewal;
 use crate::journal::{JournalError, Memory};
-use crate::policy::{Policy, Span, Validity};
+use crate::policy::{Policy, Validity};
 use crate::step::{Facts, Pending, Slot, good_pair};
 
 pub(super) static KEYS: LazyLock<Vec<PKey<Private>>> =
@@ -107,7 +107,7 @@ impl Plant {
         let clock =
             Fake { start: Instant::now(), offset: Arc::new(AtomicI64::new(now)), set: Arc::default() };
         let world = World { keys: BTreeMap::from([(0, 0)]), made: 1, ..World::default() };
-        let policy = Policy { threshold: Span::Percent(80), retry: Span::Percent(4), rotate_key: true };
+        let policy = Policy::from(config_common::AutoRenew::default());
         let (world, policy) = (Arc::new(Mutex::new(world)), Arc::new(Mutex::new(policy)));
         let plant = Self { world, clock, died: Arc::default(), policy };
         let pem = plant.issue(0, START);

@@ -42,19 +42,27 @@ impl Est {
         Ok(ClientIdentity { chain, key: key.private })
     }
 
-    /// A key pair of the kind that the authority wishes.
+    /// A key pair of the kind that is configured, or that the authority wishes.
     async fn new_key(&self, way: &Way, client: &ClientIdentity, id: &str) -> Result<KeyPair, NotIssued> {
+        let algorithms = match way.key_algorithm {
+            Some(algorithm) => algorithm.preferred(),
+            None => self.wished_for(way, client).await.unwrap_or(EST_ALGORITHMS),
+        };
+        self.keys.create(id, algorithms).await?;
+        self.key(id).await
+    }
+
+    /// The kind of key that the authority wishes, if it says so.
+    async fn wished_for(&self, way: &Way, client: &ClientIdentity) -> Option<&'static str> {
         let wishes =
             self.talk(way, Some(client.clone()), async |server: Server| server.key_algorithms().await);
-        let algorithms = wishes.await.unwrap_or_else(|error| {
+        wishes.await.unwrap_or_else(|error| {
             tracing::info!(
                 "the EST server does not say which keys it wishes: {}",
                 http_common::chain(&error)
             );
             None
-        });
-        self.keys.create(id, algorithms.unwrap_or(EST_ALGORITHMS)).await?;
-        self.key(id).await
+        })
     }
 
     /// Keeps the identity `id`.

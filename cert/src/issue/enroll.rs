@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cert_api::EstIdentity;
+use cert_api::{EstIdentity, KeyAlgorithm};
 use http_common::https::{ClientIdentity, HttpsOptions, ProxyRules, Trust};
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Public};
@@ -41,6 +41,8 @@ pub(crate) struct Way {
     basic: Option<(String, zeroize::Zeroizing<String>)>,
     anchors: Vec<X509>,
     proxy: ProxyRules,
+    /// What a new key pair of the identity is, if that is configured.
+    pub(super) key_algorithm: Option<KeyAlgorithm>,
     pub(super) deadline: Instant,
 }
 
@@ -111,6 +113,7 @@ impl Est {
             basic: basic.map(|(name, password)| (name.to_owned(), password.to_owned().into())),
             anchors,
             proxy: ProxyRules::from_env().map_err(NotIssued::Proxy)?,
+            key_algorithm: target.authentication.identity_key_algorithm,
             deadline: Instant::now() + DEADLINE,
         })
     }
@@ -144,7 +147,7 @@ impl Est {
         T: Send + 'static,
         F: AsyncFnOnce(Server) -> Result<T, EstError> + Send + 'static,
     {
-        let Way { url, basic, anchors, proxy, deadline } = way.clone();
+        let Way { url, basic, anchors, proxy, deadline, key_algorithm: _ } = way.clone();
         let options = HttpsOptions { trust: Trust::SystemAnd(anchors), identity: client, proxy };
         let conversation = async move || {
             let basic = basic.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));

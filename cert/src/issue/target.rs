@@ -24,11 +24,15 @@ impl Target {
         let url = own.and_then(|own| own.url.as_ref());
         let url = url.or_else(|| urls?.get(id)).or_else(|| urls?.get(DEFAULT));
         let authentication = [own.map(|own| &own.authentication), all.map(|all| &all.authentication)];
-        let authentication =
-            authentication.into_iter().flatten().find(|authentication| authentication.is_usable());
+        let mut given = authentication.into_iter().flatten();
+        let key_algorithm = given.clone().find_map(|authentication| authentication.identity_key_algorithm);
+        let authentication = given.find(|authentication| authentication.is_usable()).cloned();
         Ok(Self {
             url: url.ok_or_else(|| NotIssued::NoUrl(id.to_owned()))?.clone(),
-            authentication: authentication.ok_or(NotIssued::NoAuthentication)?.clone(),
+            authentication: EstAuthentication {
+                identity_key_algorithm: key_algorithm,
+                ..authentication.ok_or(NotIssued::NoAuthentication)?
+            },
             trusted: all.map(|all| all.trusted_certs.clone()).unwrap_or_default(),
         })
     }

@@ -37,6 +37,37 @@ impl Device {
 
     /// Certificates have a life of `life` seconds.
     fn with(rotate_key: bool, life: i64, retry: &str) -> Device {
+        let renew = format!("{{ rotate_key = {rotate_key}, threshold = '80%', retry = '{retry}' }}");
+        Device::by(life, |sim| {
+            format!(
+                "source = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n[provisioning.attestation]\n\
+                 method = 'x509'\nregistration_id = 'press-17'\nidentity_cert = 'device-id'\nidentity_pk = 'device-id'\n\
+                 key_algorithm = 'ec-p256'\nidentity_auto_renew = {renew}\n",
+                sim.ready().dps,
+                sim.ready().scope
+            )
+        })
+    }
+
+    /// A device that knows its hub, which knows it by the certificate's issuer.
+    fn manual() -> Device {
+        Device::by(LIFE, |sim| {
+            let root = admin(sim, "GET", "/est", &Value::Null)["root"].clone();
+            let anchor = json!({ "certificate": root, "isVerified": true });
+            admin(sim, "PUT", "/certificates/plant", &anchor);
+            let by_issuer = json!({ "authentication": { "type": "certificateAuthority" } });
+            admin(sim, "PUT", "/devices/0/press-17", &by_issuer);
+            format!(
+                "source = 'manual'\niothub_hostname = '{}'\ndevice_id = 'press-17'\n[provisioning.authentication]\n\
+                 method = 'x509'\nidentity_cert = 'device-id'\nidentity_pk = 'device-id'\n\
+                 identity_auto_renew = {{ rotate_key = true, threshold = '80%', retry = '50%' }}\n",
+                sim.ready().hubs[0]
+            )
+        })
+    }
+
+    /// A device with this table `[provisioning]`.
+    fn by(life: i64, provisioning: impl FnOnce(&Sim) -> String) -> Device {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
         let label = json!({ "authentication": "basic", "validity_secs": life - life * 9 / 10,
@@ -57,14 +88,7 @@ impl Device {
         );
         let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, keyd.setup().socket_path()).start();
         let gates = [Gate::new(keyd.setup().socket_path()), Gate::new(certd.setup().socket_path())];
-        let config = format!(
-            "hostname = 'device'\n[provisioning]\nsource = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n\
-             [provisioning.attestation]\nmethod = 'x509'\nregistration_id = 'press-17'\nidentity_cert = 'device-id'\n\
-             identity_pk = 'device-id'\nkey_algorithm = 'ec-p256'\n\
-             identity_auto_renew = {{ rotate_key = {rotate_key}, threshold = '80%', retry = '{retry}' }}\n",
-            sim.ready().dps,
-            sim.ready().scope
-        );
+        let config = format!("hostname = 'device'\n[provisioning]\n{}", provisioning(&sim));
         let identityd = Setup::new(&IDENTITYD)
             .env("SSL_CERT_FILE", &ca)
             .reach(&KEYD, &gates[0].socket())
@@ -266,6 +290,27 @@ fn identity_71_72_a_failure_is_repeated_and_disturbs_nobody() {
     admin(&device.sim, "DELETE", "/faults", &Value::Null);
     wait_for("the next attempt", PATIENCE, || device.identityd.log().contains("was renewed").then_some(()));
     device.check_pair("renewed");
+}
+
+#[test]
+fn a_device_without_dps_renews_its_certificate_too() {
+    let mut device = Device::manual();
+    let (old, old_key) = (device.identity(), device.key());
+    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    device.check_pair("renewed");
+    // A hub that does not take it.
+    let refuse = json!({ "match": { "operation": "hub.list" }, "action": { "status": 401 } });
+    device.identityd.kill();
+    admin(&device.sim, "POST", "/faults", &refuse);
+    device.recover();
+    assert!(device.identityd.log().contains("is refused, the old one stays"), "{}", device.identityd.log());
+    assert!(device.identity() == old && device.key() == old_key);
+    admin(&device.sim, "DELETE", "/faults", &Value::Null);
+    device.check_rest("refused");
+    device.identityd.kill();
+    device.recover();
+    assert!(device.identity() != old && device.key() != old_key);
+    device.check_pair("renewed again");
 }
 
 #[test]

@@ -102,3 +102,71 @@ fn settings_that_change_are_obeyed_without_a_restart() {
     site.says("was renewed");
     assert_eq!(site.key(), key);
 }
+
+#[test]
+fn need_32_renewal_can_be_switched_off_and_on() {
+    let site = Site::new("identity_auto_renew = { enabled = false }");
+    let (old, old_key) = (site.identity(), site.key());
+    site.check_pair("not renewed");
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(site.identity() == old && site.key() == old_key, "{}", site.certd.log());
+    assert_eq!(site.count("est.reenroll"), 0);
+    let on = "[cert_issuance.est.identity_auto_renew]\nenabled = true\nrotate_key = true\nthreshold = '80%'\nretry = '50%'\n";
+    site.certd.write_drop_in("50.toml", on);
+    site.says("was renewed");
+    site.check_pair("renewed");
+}
+
+#[test]
+fn need_32_an_expired_identity_that_is_not_renewed_is_got_anew_when_it_is_needed() {
+    let site = Site::without_identity(
+        "bootstrap_identity_cert = 'boot'\nbootstrap_identity_pk = 'boot'\nidentity_auto_renew = { enabled = false }",
+    );
+    site.give("boot", LIFE, 60);
+    site.give("est-id", LIFE, LIFE + 60);
+    site.check_pair_after_use("an expired identity");
+}
+
+#[test]
+fn need_9_the_kind_of_an_identitys_key_can_be_chosen() {
+    for (settings, bits) in [
+        ("identity_key_algorithm = 'ec-p384'", 384),
+        ("identity_key_algorithm = 'rsa-3072'", 3072),
+        ("", 256),
+    ] {
+        // The first one, got with the bootstrap identity.
+        let site = Site::without_identity(&format!(
+            "bootstrap_identity_cert = 'boot'\nbootstrap_identity_pk = 'boot'\n{settings}\n\
+             identity_auto_renew = {{ enabled = false }}"
+        ));
+        site.give("boot", LIFE, 60);
+        site.check_pair_after_use(settings);
+        let bits_of = |site: &Site| site.identity().public_key().unwrap().bits();
+        assert_eq!(bits_of(&site), bits, "{settings}");
+        // One that is renewed; it was made on P-256.
+        let site = Site::new(&format!("{settings}\n{ROTATING}"));
+        site.says("was renewed");
+        site.check_pair(settings);
+        assert_eq!(bits_of(&site), bits, "{settings}");
+    }
+}
+
+#[test]
+fn need_25_files_of_the_administrator_are_left_alone_if_that_is_wished() {
+    let mut site = Site::without_identity(&format!("keep_preloaded_identities = true\n{ROTATING}"));
+    site.give("est-id", LIFE, OVER);
+    site.says("was renewed");
+    let (file, pem) = (site.certd.home().join("own.pem"), site.identity().to_pem().unwrap());
+    std::fs::write(&file, &pem).unwrap();
+    let preloaded = format!("[preloaded_certs]\nest-id = 'file://{}'\n", file.display());
+    site.certd.write_drop_in("50.toml", &preloaded);
+    site.certd.restart();
+    site.check_pair("preloaded");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(std::fs::read(&file).unwrap(), pem);
+    // Without the setting, as with upstream.
+    site.certd.write_drop_in("60.toml", "[cert_issuance.est]\nkeep_preloaded_identities = false\n");
+    site.says("was renewed");
+    assert_ne!(std::fs::read(&file).unwrap(), pem);
+    site.check_pair("renewed in place");
+}

@@ -126,6 +126,18 @@ impl Site {
         let key = PKey::public_key_from_pem(&self.key()).unwrap();
         let identity = self.identity();
         assert!(identity.public_key().unwrap().public_eq(&key), "{story}: key and certificate differ");
+        self.check_use(story);
+    }
+
+    /// EST lets the device in, and certificate and key of the identity belong together then.
+    #[track_caller]
+    pub(crate) fn check_pair_after_use(&self, story: &str) {
+        self.check_use(story);
+        self.check_pair(story);
+    }
+
+    #[track_caller]
+    fn check_use(&self, story: &str) {
         let request = super::csr();
         let body = json!({ "certId": "press", "csr": request });
         let reply = self.certd.client().post("/certificates", &body);

@@ -49,7 +49,7 @@ fn the_example_of_the_specification() {
     assert_eq!(config.max_requests, 25);
     let Issuance { est, local_ca, certs } = &config.cert_issuance;
     let est = est.as_ref().unwrap();
-    assert_eq!(est.identity_auto_renew.as_ref().unwrap().retry, Policy::Seconds(1800));
+    assert_eq!(est.identity_auto_renew.as_ref().unwrap().retry, crate::Policy::Seconds(1800));
     assert_eq!(est.urls["default"].as_str(), "https://pki.plant.example/.well-known/est");
     let identity = EstIdentity { cert: "press-est", pk: "press-est" };
     let bootstrap = EstIdentity { cert: "press-boot", pk: "press-boot" };
