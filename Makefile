@@ -9,7 +9,7 @@ help: ## list the commands
 setup: ## install what building and testing need
 	@scripts/setup.sh all
 
-demo: ## watch a device being provisioned on this machine; needs no root
+demo: ## watch a device being provisioned on this machine, with TPM=1 by its TPM; needs no root
 	@scripts/demo.sh
 
 build: ## build all programs (debug)

@@ -26,7 +26,7 @@ else
     printf '\n== dependencies: cargo-deny is not installed; tests/tests/tidy checks licences, bans and sources\n'
 fi
 if command -v shellcheck >/dev/null; then
-    step scripts shellcheck scripts/*.sh .ci/run
+    step scripts shellcheck --external-sources --check-sourced scripts/*.sh .ci/run
 fi
 
 if ((${#failed[@]} > 0)); then

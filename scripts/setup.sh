@@ -4,9 +4,10 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-usage: scripts/setup.sh [demo|all]
+usage: scripts/setup.sh [demo|tpm|all]
 
   demo   what `make demo` needs: a C linker, OpenSSL with headers, curl
+  tpm    what `make demo TPM=1` needs: the same, a TPM in software, and the library for it
   all    the same and what the tests call (default)
 
 Debian and Ubuntu: packages are installed with apt-get, through sudo unless you are root.
@@ -23,9 +24,12 @@ openssl            command -v openssl
 curl               command -v curl
 ca-certificates    test -e /etc/ssl/certs/ca-certificates.crt
 '
-readonly TEST_NEEDS='
+readonly TPM_NEEDS='
 libtss2-tctildr0   compgen -G "/usr/lib/*/libtss2-tctildr.so.0"
+libtss2-tcti-swtpm0 compgen -G "/usr/lib/*/libtss2-tcti-swtpm.so.0"
 swtpm              command -v swtpm
+'
+readonly TEST_NEEDS='
 tpm2-tools         command -v tpm2_readpublic
 softhsm2           command -v softhsm2-util
 opensc             command -v pkcs11-tool
@@ -50,7 +54,8 @@ main() {
     local needs
     case "${1:-all}" in
         demo) needs=$DEMO_NEEDS ;;
-        all) needs=$DEMO_NEEDS$TEST_NEEDS ;;
+        tpm) needs=$DEMO_NEEDS$TPM_NEEDS ;;
+        all) needs=$DEMO_NEEDS$TPM_NEEDS$TEST_NEEDS ;;
         -h | --help) usage && return ;;
         *) usage >&2 && return 2 ;;
     esac
