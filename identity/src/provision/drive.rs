@@ -147,7 +147,7 @@ impl Identityd {
 
 /// Whose fault a failure is, as far as it decides about pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(super) enum Cause {
     /// A service of the cloud has answered, and not what was hoped for.
     Answered(FailureKind),
     /// keyd could not be reached or gave no token, so that the cloud was not asked.
@@ -159,7 +159,8 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    fn of(error: &Error) -> Self {
+    /// Of `error`.
+    pub(super) fn of(error: &Error) -> Self {
         match (error, error.failure_kind()) {
             (Error::Shared(error), _) => Self::of(error),
             (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
@@ -183,7 +184,7 @@ impl Cause {
 
     /// How long to wait, where the growing pause would be `growing`. A network that was away may be back: who finds out, and
     /// when, is agreed with those who wait for an answer now, once a minute at the least (`outage_left`).
-    pub(crate) fn wait(self, growing: Duration, outage_left: Duration) -> Duration {
+    pub(super) fn wait(self, growing: Duration, outage_left: Duration) -> Duration {
         match self {
             Self::Answered(_) | Self::Other => growing,
             Self::Keyd => growing.min(KEYD_PAUSE),

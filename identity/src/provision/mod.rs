@@ -4,6 +4,8 @@
 mod dps;
 mod drive;
 mod info;
+#[cfg(test)]
+mod offline;
 mod round;
 mod turn;
 
