@@ -304,6 +304,29 @@ static void handshake_on_demand(const char *certificate, const char *uri) {
     }
 }
 
+/* A key in a PEM file as the C SDK takes it: RSA keys as an RSA object, for which the private half must be here. */
+static void c_sdk(const char *certificate, const char *file) {
+    SSL_CTX *client = SSL_CTX_new(TLS_client_method()), *server = ctx_with(TLS_server_method(), certificate, file);
+    BIO *pem = BIO_new_file(file, "r");
+    EVP_PKEY *key = PEM_read_bio_PrivateKey(pem, NULL, NULL, NULL);
+    CHECK(key != NULL);
+    BIO_free(pem);
+    CHECK(SSL_CTX_use_certificate_chain_file(client, certificate) == 1);
+    CHECK(SSL_CTX_load_verify_locations(client, certificate, NULL) == 1);
+    int taken = 0;
+    if (EVP_PKEY_get_base_id(key) == EVP_PKEY_RSA) {
+        RSA *rsa = EVP_PKEY_get1_RSA(key);
+        taken = rsa != NULL && SSL_CTX_use_RSAPrivateKey(client, rsa) == 1;
+        RSA_free(rsa);
+    } else {
+        taken = SSL_CTX_use_PrivateKey(client, key) == 1;
+    }
+    puts(!taken ? "not taken" : handshake(server, client) ? "shaken" : "failed");
+    EVP_PKEY_free(key);
+    SSL_CTX_free(client);
+    SSL_CTX_free(server);
+}
+
 #ifdef HAS_ENGINE
 static ENGINE *engine(const char *id) {
     ENGINE *engine = ENGINE_by_id(id);
@@ -406,6 +429,7 @@ int main(int count, char **words) {
     else if (IS("refused-in")) refused_in(argument[0], argument[1]);
     else if (IS("handshakes"))
         return handshakes(argument[0], argument[1], argument[2], atoi(argument[3]), atoi(argument[4])), 0;
+    else if (IS("c-sdk")) return c_sdk(argument[0], argument[1]), 0;
     else if (IS("on-demand")) return handshake_on_demand(argument[0], argument[1]), 0;
 #ifdef HAS_ENGINE
     else if (IS("engine-loop")) engine_loop(argument[0], atoi(argument[1]));

@@ -176,6 +176,16 @@ fn mosquitto_with_the_engine() {
     }
 }
 
+/// The Azure IoT C SDK is not here; this is what it does with a private key in PEM.
+#[test]
+fn engine_50_a_reference_in_the_c_sdk() {
+    let world = World::new();
+    for (kind, expected) in [("ec-p256", "shaken\n"), ("rsa-2048", "not taken\n")] {
+        let certificate = world.certificate(&format!("{kind}.crt"), &format!("aziot:id={kind}"));
+        assert_eq!(world.probe(&["c-sdk", &certificate, &world.reference(kind)]), expected);
+    }
+}
+
 /// Publishes again until the reader, who may be late, has got it and ended.
 fn publish_until_read(mut reader: Child, publish: impl Fn()) -> String {
     wait_for("the message", BOUND, || {
