@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslSession, SslSessionCacheMode};
+use zeroize::Zeroizing;
 
 /// The sessions of one context, by server. They end with it.
 #[derive(Clone, Default)]
-pub(super) struct Sessions(Arc<Mutex<HashMap<Server, VecDeque<SslSession>>>>);
+pub(super) struct Sessions(Arc<Mutex<HashMap<Server, VecDeque<Session>>>>);
+
+/// In DER, since OpenSSL spends a session that a connection has used. It holds a secret.
+type Session = Zeroizing<Vec<u8>>;
 
 /// Host and port: a session is never offered to anybody but who gave it.
 type Server = (Box<str>, u16);
@@ -21,8 +25,9 @@ impl Sessions {
         let (sessions, server) = (self.clone(), server_of()?);
         context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         context.set_new_session_callback(move |ssl, session| {
-            if let Some(server) = ssl.ex_data(server) {
-                sessions.put(server.clone(), session);
+            // One that cannot be written down costs the next connection a full handshake.
+            if let (Some(server), Ok(session)) = (ssl.ex_data(server), session.to_der()) {
+                sessions.put(server.clone(), Zeroizing::new(session));
             }
         });
         Ok(())
@@ -37,14 +42,14 @@ impl Sessions {
     ) -> Result<Ssl, ErrorStack> {
         let server: Server = (host.into(), port);
         let mut ssl = match self.take(&server) {
-            Some(session) => crate::ffi::resuming(context, &session)?,
+            Some(session) => crate::ffi::resuming(context, &SslSession::from_der(&session)?)?,
             None => Ssl::new(context)?,
         };
         ssl.set_ex_data(server_of()?, server);
         Ok(ssl)
     }
 
-    fn put(&self, server: Server, session: SslSession) {
+    fn put(&self, server: Server, session: Session) {
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_server = sessions.entry(server).or_default();
         of_server.push_back(session);
@@ -55,7 +60,7 @@ impl Sessions {
 
     /// The newest one. Each is used once if there are others; the last one stays, since a server that minds gives a full
     /// handshake instead.
-    fn take(&self, server: &Server) -> Option<SslSession> {
+    fn take(&self, server: &Server) -> Option<Session> {
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_server = sessions.get_mut(server)?;
         match of_server.len() {

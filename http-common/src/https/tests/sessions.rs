@@ -33,6 +33,16 @@ async fn only_the_first_connection_shakes_hands_in_full() {
             knock(&https, server.port).await;
         }
         assert_eq!(counts(&server), (6, 5), "{version:?}");
+        let knocks: Vec<_> = (0..8)
+            .map(|_| {
+                let (https, port) = (https.clone(), server.port);
+                tokio::spawn(async move { knock(&https, port).await })
+            })
+            .collect();
+        for knock in knocks {
+            knock.await.unwrap();
+        }
+        assert_eq!(counts(&server), (14, 13), "{version:?}, many at once");
     }
 }
 
