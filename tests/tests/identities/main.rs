@@ -17,6 +17,7 @@ mod hardship;
 mod kills;
 mod many;
 mod modules;
+mod outage;
 mod provisioning;
 mod proxy;
 mod requests;
