@@ -31,11 +31,14 @@ fn existing(program: PathBuf) -> PathBuf {
     program
 }
 
-/// `target/<profile>`, the directory above the `deps` in which this test runs.
+/// `target/<profile>`, in which this program runs, or in whose `deps` this test does.
 fn target_directory() -> PathBuf {
-    let test = env::current_exe().expect("a running test has a path");
-    let deps = test.parent().expect("a program lies in a directory");
-    deps.parent().expect("`deps` lies in target/<profile>").to_owned()
+    let program = env::current_exe().expect("a running program has a path");
+    let directory = program.parent().expect("a program lies in a directory");
+    match directory.ends_with("deps") {
+        true => directory.parent().expect("`deps` lies in target/<profile>").to_owned(),
+        false => directory.to_owned(),
+    }
 }
 
 /// Build the package `name` once per test process; what is up to date costs nothing.
