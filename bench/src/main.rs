@@ -17,6 +17,7 @@ mod idle;
 mod load;
 mod process;
 mod report;
+mod stall;
 mod token;
 
 use floor::Floor;
@@ -64,15 +65,27 @@ struct Plan {
     run: Duration,
     rounds: usize,
     idle: Duration,
+    /// How long a TPM or a token answers nothing.
+    stall: Duration,
 }
 
 impl Plan {
     fn full() -> Self {
-        Self { run: Duration::from_millis(700), rounds: 4, idle: Duration::from_secs(60) }
+        Self {
+            run: Duration::from_millis(700),
+            rounds: 4,
+            idle: Duration::from_secs(60),
+            stall: Duration::from_secs(10),
+        }
     }
 
     fn quick() -> Self {
-        Self { run: Duration::from_millis(200), rounds: 2, idle: Duration::from_secs(5) }
+        Self {
+            run: Duration::from_millis(200),
+            rounds: 2,
+            idle: Duration::from_secs(5),
+            stall: Duration::from_secs(2),
+        }
     }
 }
 
@@ -87,7 +100,8 @@ struct Case {
 fn run(plan: &Plan, only: &str) -> Result<()> {
     let mut report = Report::default();
     token::compare(plan, only, &mut report)?;
-    if token::is_meant(only) {
+    stall::compare(plan, only, &mut report)?;
+    if token::is_meant(only) || stall::is_meant(only) {
         return Ok(());
     }
     let keyd = Setup::new(&KEYD).config("max_requests = 64\n").start();

@@ -13,6 +13,7 @@ use crate::load::Summary;
 pub(crate) struct Report {
     points: Vec<Measured>,
     tokens: Vec<OnToken>,
+    stalls: Vec<Stall>,
     /// What the daemons cost when idle.
     pub(crate) costs: Vec<Cost>,
     /// What one heavy caller does to the others.
@@ -46,6 +47,20 @@ struct OnToken {
     in_process: Summary,
 }
 
+/// Signing with a key in a file before the place of other keys stops answering, and while it does not: this keyd, and one
+/// that has no such place, at the same time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stall {
+    /// What does not answer.
+    pub(crate) what: &'static str,
+    /// For how long.
+    pub(crate) seconds: f64,
+    /// This keyd and the other one.
+    pub(crate) before: [Summary; 2],
+    /// This keyd and the other one.
+    pub(crate) during: [Summary; 2],
+}
+
 impl Report {
     /// Adds and prints what was measured with a key on a token.
     pub(crate) fn add_token(&mut self, operation: &'static str, of_ours: Summary, in_process: Summary) {
@@ -56,6 +71,21 @@ impl Report {
             of_ours.p50 / in_process.p50
         );
         self.tokens.push(OnToken { operation, of_ours, in_process });
+    }
+
+    /// Adds and prints what a stall did to a key in a file.
+    pub(crate) fn add_stall(&mut self, stall: Stall) {
+        let Stall { what, seconds, before: [before, _], during: [during, other] } = &stall;
+        println!(
+            "{what:<14} file key: {:>7.1} us p99 before | {:>7.1} us p99 in {seconds} s of it | x {:>5.2} | {:>7.1} us p99 in \
+             another keyd meanwhile | x {:>5.2}",
+            before.p99,
+            during.p99,
+            during.p99 / before.p99,
+            other.p99,
+            during.p99 / other.p99,
+        );
+        self.stalls.push(stall);
     }
 
     /// Adds a point and prints it, so that a long run shows that it lives.

@@ -16,6 +16,7 @@
 //! Tools the journeys call besides the daemons: `openssl`, `curl`, `prlimit`, `mount` and `unshare` (util-linux), `sh`.
 //! Journeys that act as other users need root, and say so when they do not have it.
 
+pub mod door;
 pub mod harness;
 pub mod http;
 pub mod keys;

@@ -3,6 +3,7 @@
 //! It has no resource manager: whatever a user leaves in it stays there, so that leaks are seen.
 
 use std::{
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::http::wait_for;
+use crate::{door::Door, http::wait_for};
 
 /// A software TPM with a state of its own; it is killed when dropped.
 #[derive(Debug)]
@@ -41,6 +42,19 @@ impl Swtpm {
         format!("swtpm:path={}", self.socket().display())
     }
 
+    /// A way to the TPM that can be shut. Only one at a time.
+    #[track_caller]
+    pub fn door(&self) -> Door {
+        let near = self.directory.path().join("door.sock");
+        symlink(control(&self.socket()), control(&near)).expect("the directory is ours");
+        Door::new(near, &self.socket())
+    }
+
+    /// The string for the TCTI loader of tpm2-tss that takes this way.
+    pub fn tcti_through(door: &Door) -> String {
+        format!("swtpm:path={}", door.socket().display())
+    }
+
     /// The directory where its files and those of tools are.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -68,7 +82,7 @@ impl Swtpm {
         command.args(["socket", "--tpm2", "--flags", flags]);
         command.arg("--tpmstate").arg(format!("dir={directory}"));
         command.arg("--server").arg(format!("type=unixio,path={}", self.socket().display()));
-        command.arg("--ctrl").arg(format!("type=unixio,path={}.ctrl", self.socket().display()));
+        command.arg("--ctrl").arg(format!("type=unixio,path={}", control(&self.socket()).display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("swtpm is installed, see `make setup`"));
         wait_for("the software TPM", Duration::from_secs(30), || self.socket().exists().then_some(()));
@@ -80,7 +94,7 @@ impl Swtpm {
             let _ = child.kill(); // it may have ended
             let _ = child.wait();
         }
-        for socket in [self.socket(), self.socket().with_extension("sock.ctrl")] {
+        for socket in [self.socket(), control(&self.socket())] {
             let _ = std::fs::remove_file(socket); // its clients see at once that it is gone
         }
     }
@@ -152,6 +166,11 @@ impl Swtpm {
     fn socket(&self) -> PathBuf {
         self.directory.path().join("tpm.sock")
     }
+}
+
+/// The socket beside that of the commands where tpm2-tss looks for another one.
+fn control(socket: &Path) -> PathBuf {
+    socket.with_extension("sock.ctrl")
 }
 
 impl Drop for Swtpm {
