@@ -293,3 +293,23 @@ fn identity_59_decided_a_device_that_was_deleted_comes_back_by_itself() {
     });
     site.as_uid(1001).get("/identities/identity").expect(200);
 }
+
+#[test]
+fn identity_65_decided_dps_is_asked_again_when_it_said_and_a_restart_changes_nothing() {
+    let cloud = Cloud::start(&[]);
+    let key = cloud.enroll();
+    cloud.fault("dps.register", &json!({ "status": 429, "retry_after": 8 }), Some(1));
+    let config = dps(&cloud, "");
+    let mut site = Site::start(cloud, key, &config);
+    wait_for("the refusal", WAIT, || (site.cloud.count("dps.register") == 1).then_some(()));
+    wait_for("the memo", WAIT, || site.identityd.home().join("provisioning_memo").exists().then_some(()));
+    thread::sleep(Duration::from_secs(2));
+    site.identityd.kill();
+    site.identityd.restart();
+    site.own().expect(200);
+    let seen = site.cloud.seen();
+    assert_eq!((seen[0].status(), seen[1].operation()), (429, "dps.register"));
+    let waited = seen[1].time_ms() - seen[0].time_ms();
+    // Five seconds are to chance, three to a busy machine and to whole seconds.
+    assert!((8_000..16_000).contains(&waited), "{waited} ms");
+}
