@@ -23,3 +23,4 @@ mod proxy;
 mod requests;
 mod state;
 mod weather;
+mod weather_writes;

@@ -1,4 +1,4 @@
-//! Bad weather in the cloud: what each kind costs in requests, and what local callers see meanwhile. Knows no code.
+//! Bad weather in the cloud: what each kind costs in requests, and what those see meanwhile who read. Knows no code.
 //!
 //! Every site has been provisioned and has one module, or, in the second table, has never been. Then the weather turns, the
 //! daemon starts again, and local programs ask all the time. Many sites run at once, so times are judged against what the
@@ -20,7 +20,7 @@ use crate::cloud::{Cloud, DEVICE, Site, dps, principal};
 
 /// What happens to the cloud.
 #[derive(Debug, Clone, Copy)]
-enum Sky {
+pub(crate) enum Sky {
     /// Nothing.
     Clear,
     /// All connections are refused.
@@ -147,7 +147,7 @@ fn unprovisioned(sky: Sky) -> Site {
 }
 
 /// The weather turns, and the daemon starts again.
-fn turn(site: Site, sky: Sky) -> Site {
+pub(crate) fn turn(site: Site, sky: Sky) -> Site {
     let Site { identityd, keyd, cloud, key } = site;
     let setup = identityd.stop();
     strike(&cloud, sky);
@@ -159,7 +159,7 @@ fn turn(site: Site, sky: Sky) -> Site {
     Site { identityd: setup.start(), keyd, cloud, key }
 }
 
-fn strike(cloud: &Cloud, sky: Sky) {
+pub(crate) fn strike(cloud: &Cloud, sky: Sky) {
     let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     match sky {
         Clear | Proxy => {}
@@ -171,7 +171,12 @@ fn strike(cloud: &Cloud, sky: Sky) {
             cloud.admin("PUT", &format!("/enrollments/{DEVICE}"), &enrolment);
         }
         Clock(seconds) => drop(cloud.admin("POST", "/clock", &json!({ "offset_secs": seconds }))),
-        UnknownCa => drop(cloud.admin("POST", "/tls", &json!({ "certificate": "untrusted" }))),
+        UnknownCa => {
+            // Connections that are open do not know of it.
+            cloud.unplug();
+            cloud.admin("POST", "/tls", &json!({ "certificate": "untrusted" }));
+            cloud.admin("POST", "/accept", &json!({}));
+        }
     }
 }
 
