@@ -31,6 +31,9 @@ pub enum Error {
     /// The TPM needs longer than a caller waits.
     #[error("the TPM has not answered within {} s; try again later", .0.as_secs())]
     TooSlow(Duration),
+    /// The TPM has not answered for so long that nothing more is asked of it.
+    #[error("the TPM has not answered for {} s; try again later", .0.as_secs())]
+    Stalled(Duration),
     /// There is nothing to sign with.
     #[error("there is no auth key in the TPM; the device has to be provisioned first")]
     NoAuthKey(#[source] TpmError),
@@ -117,6 +120,7 @@ impl From<Error> for ApiError {
             Error::NoTpm(_)
             | Error::Busy
             | Error::TooSlow(_)
+            | Error::Stalled(_)
             | Error::NoAuthKey(_)
             | Error::MalformedKey(_)
             | Error::KeyNotOurs(_)

@@ -4,8 +4,8 @@
 //! That there is no TPM is a state like any other: jobs are refused with the reason, and the TPM is looked for with
 //! growing pauses. A short outage is not even noticed by jobs that come meanwhile; they wait for its end.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,12 @@ pub(crate) struct Owner {
     /// Always there until it is dropped.
     jobs: Option<SyncSender<Job>>,
     thread: JoinHandle<()>,
+    work: Arc<Work>,
 }
+
+/// Since when the thread is at what it does; `None` while it waits for jobs.
+#[derive(Default)]
+struct Work(Mutex<Option<Instant>>);
 
 type Job = Box<dyn FnOnce(&mut Keeper) + Send>;
 
@@ -33,20 +38,28 @@ impl Owner {
     /// Starts the thread, which looks for the TPM at once.
     pub(crate) fn start(config: Config) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
-        let keeper = Keeper { config, tpm: None, outage: None };
-        let thread = thread::Builder::new().name("tpm".to_owned()).spawn(move || keeper.work(&queue))?;
-        Ok(Self { jobs: Some(jobs), thread })
+        let (keeper, work) = (Keeper { config, tpm: None, outage: None }, Arc::<Work>::default());
+        let seen = Arc::clone(&work);
+        let thread =
+            thread::Builder::new().name("tpm".to_owned()).spawn(move || keeper.work(&queue, &seen))?;
+        Ok(Self { jobs: Some(jobs), thread, work })
     }
 
-    /// Does `job` after those that came earlier. It may be done twice, if the connection breaks the first time.
+    /// Does `job` after those that came earlier. It may be done twice, if the connection breaks the first time. While the
+    /// TPM has not answered for longer than anybody waits, nobody has to wait for that again.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         mut job: impl FnMut(&mut Tpm) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, Error> {
+        if let Some(time) = self.work.time().filter(|time| *time > LONGEST_JOB) {
+            return Err(Error::Stalled(time));
+        }
         let (reply, result) = oneshot::channel();
         let job = Box::new(move |keeper: &mut Keeper| {
-            // Whoever asked may have gone; the job is done all the same.
-            let _ = reply.send(keeper.run(&mut job));
+            // What nobody waits for any more is not begun: who asked has been told that it was not done.
+            if !reply.is_closed() {
+                let _ = reply.send(keeper.run(&mut job));
+            }
         });
         let jobs = self.jobs.as_ref().ok_or(Error::Worker)?;
         jobs.try_send(job).map_err(|refused| match refused {
@@ -70,6 +83,25 @@ impl Drop for Owner {
     }
 }
 
+impl Work {
+    /// How long it has been at what it does.
+    fn time(&self) -> Option<Duration> {
+        self.begun().map(|begun| begun.elapsed())
+    }
+
+    /// Does `something`, and lets others see how long that takes.
+    fn at<T>(&self, something: impl FnOnce() -> T) -> T {
+        *self.begun() = Some(Instant::now());
+        let done = something();
+        *self.begun() = None;
+        done
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().expect("no panic while held")
+    }
+}
+
 /// The TPM, or why there is none.
 struct Keeper {
     config: Config,
@@ -85,17 +117,17 @@ struct Outage {
 }
 
 impl Keeper {
-    fn work(mut self, queue: &Receiver<Job>) {
+    fn work(mut self, queue: &Receiver<Job>, work: &Work) {
         // Failures are logged where they are noted.
-        let _ = self.look();
+        let _ = work.at(|| self.look());
         loop {
             let job = match &self.outage {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(outage) => queue.recv_timeout(outage.pause()),
             };
             match job {
-                Ok(job) => job(&mut self),
-                Err(RecvTimeoutError::Timeout) => drop(self.look()),
+                Ok(job) => work.at(|| job(&mut self)),
+                Err(RecvTimeoutError::Timeout) => drop(work.at(|| self.look())),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::process::Signal;
 use suite_tests::{
+    harness::{Setup, TPMD},
     http::{PATIENCE, wait_for},
     swtpm::Swtpm,
 };
@@ -121,6 +122,47 @@ fn decided_a_tpm_that_hangs_does_not_hang_its_callers() {
     site.stop_and_check();
 }
 
+/// Of many who come while the TPM does not answer, those for whom there is no room are told at once, and so is everybody
+/// once it has lasted. Afterwards all is as before.
+#[test]
+fn decided_a_stalled_tpm_refuses_at_once_what_cannot_be_done() {
+    let tpm = Swtpm::start();
+    let door = tpm.door();
+    let config = format!("max_requests = 64\ntcti = '{}'\n", Swtpm::tcti_through(&door));
+    let site = Site { tpmd: Setup::new(&TPMD).config(&config).start(), tpm };
+    site.import(&[6; 32]);
+    door.shut();
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let client = site.client();
+            thread::spawn(move || {
+                let start = Instant::now();
+                (client.post("/sign_with_auth_key", &signing(b"x")), start.elapsed())
+            })
+        })
+        .collect();
+    let mut at_once = 0;
+    for caller in callers {
+        let (reply, time) = caller.join().unwrap();
+        assert!(time < Duration::from_secs(30), "before clients give up: {time:?}");
+        let is_at_once = time < Duration::from_secs(10);
+        refused(reply, if is_at_once { "too many requests wait" } else { "has not answered within" });
+        at_once += usize::from(is_at_once);
+    }
+    assert_eq!(at_once, CALLERS - QUEUE - 1, "one is under way, others wait");
+    let start = Instant::now();
+    for _ in 0..10 {
+        refused(site.try_sign(b"x"), "the TPM has not answered for");
+    }
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    door.open();
+    wait_for("the TPM", Duration::from_secs(5), || (site.try_sign(b"x").status == 200).then_some(()));
+    site.signs_with(&[6; 32]);
+    let Site { tpmd, tpm } = site;
+    tpmd.stop();
+    tpm.holds_nothing_transient();
+}
+
 /// A TPM that asks for TPM2_Startup, as after a reset that nobody followed up.
 #[test]
 fn decided_a_tpm_that_was_not_started_is_started() {
@@ -164,3 +206,7 @@ fn decided_tpmd_starts_without_a_tpm_faster_than_systemd_asks() {
     assert!(start.elapsed() < Duration::from_secs(5));
     drop(tpmd);
 }
+
+/// How many may wait for the TPM.
+const QUEUE: usize = 32;
+const CALLERS: usize = QUEUE + 8;
