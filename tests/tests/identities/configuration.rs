@@ -1,4 +1,4 @@
-//! What is refused as configuration, and what is taken up: checklist 43-47, 55, 56, 67, 68, 75.
+//! What is refused as configuration, and what is taken up: checklist 43-47, 55, 56, 67, 68, 75; 2 and 16 of the common rules.
 
 use std::{fs, time::Duration};
 
@@ -146,4 +146,23 @@ fn identity_55_decided_changed_settings_are_acted_upon() {
     wait_for("the other device", WAIT, || {
         (site.own().expect(200).json()["spec"]["deviceId"] == "other").then_some(())
     });
+}
+
+#[test]
+fn common_02_decided_a_daemon_is_itself_under_any_name() {
+    let setup = Setup::new(&IDENTITYD).config(NONE);
+    let daemon = setup.wrapper(["bash", "-c", "exec -a aziot-keyd \"$0\""]).start();
+    let command = fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+    assert!(command.starts_with(b"aziot-keyd"));
+    let info = daemon.client().version("2022-08-01").get("/identities/provisioning").expect(200).json();
+    assert_eq!(info["source"], "none");
+}
+
+#[test]
+fn common_16_decided_a_socket_is_where_the_configuration_says() {
+    let setup = Setup::new(&IDENTITYD).config(NONE);
+    let (default, elsewhere) = (setup.socket_path().to_owned(), setup.directory().join("else.where"));
+    let daemon = setup.reach(&IDENTITYD, &elsewhere).socket(&elsewhere).start();
+    daemon.client().version("2022-08-01").get("/identities/provisioning").expect(200);
+    assert!(!default.exists());
 }

@@ -1,4 +1,4 @@
-//! Through a proxy: checklist 76.
+//! Through a proxy: checklist 76, and 74 of the common rules.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use suite_tests::harness::{IDENTITYD, Setup};
 
-use crate::cloud::{Cloud, Site, dps, identityd, keyd};
+use crate::cloud::{Cloud, Site, dps, identityd, keyd, manual};
 
 #[test]
 fn identity_76_a_wrong_proxy_stops_the_start() {
@@ -36,6 +36,23 @@ fn identity_76_all_calls_to_the_cloud_go_through_the_proxy() {
     for host in [endpoint, hub] {
         assert!(tunnels.contains(&format!("CONNECT {host} HTTP/1.1")), "{tunnels:?}");
     }
+}
+
+#[test]
+fn common_74_sockets_of_this_machine_know_no_proxy() {
+    let cloud = Cloud::start(&[]);
+    let key = cloud.add_device();
+    let keyd = keyd(&key);
+    let (proxy, tunnels) = proxy();
+    let names = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let setup = identityd(&cloud, &keyd, &manual(&cloud, ""));
+    let setup = names.into_iter().fold(setup, |setup, name| setup.env(name, &proxy));
+    let site = Site { identityd: setup.start(), keyd, cloud, key };
+    // The keys of the module are keyd's.
+    site.create("m").expect(200);
+    let hub = format!("CONNECT {} HTTP/1.1", site.cloud.hub(0));
+    let tunnels = tunnels.lock().unwrap();
+    assert!(!tunnels.is_empty() && tunnels.iter().all(|line| *line == hub), "{tunnels:?}");
 }
 
 /// A proxy that opens every tunnel; its URL, and the first lines of the requests it got.
