@@ -47,17 +47,19 @@ struct OnToken {
     in_process: Summary,
 }
 
-/// Signing with a key in a file before the place of other keys stops answering, and while it does not: this keyd, and one
-/// that has no such place, at the same time.
+/// A request that does not need what stops answering, before and while it does not: of the daemon whose other callers wait,
+/// and of one without, at the same time.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stall {
     /// What does not answer.
     pub(crate) what: &'static str,
+    /// The request.
+    pub(crate) quick: &'static str,
     /// For how long.
     pub(crate) seconds: f64,
-    /// This keyd and the other one.
+    /// This daemon and the other one.
     pub(crate) before: [Summary; 2],
-    /// This keyd and the other one.
+    /// This daemon and the other one.
     pub(crate) during: [Summary; 2],
 }
 
@@ -75,10 +77,10 @@ impl Report {
 
     /// Adds and prints what a stall did to a key in a file.
     pub(crate) fn add_stall(&mut self, stall: Stall) {
-        let Stall { what, seconds, before: [before, _], during: [during, other] } = &stall;
+        let Stall { what, quick, seconds, before: [before, _], during: [during, other] } = &stall;
         println!(
-            "{what:<14} file key: {:>7.1} us p99 before | {:>7.1} us p99 in {seconds} s of it | x {:>5.2} | {:>7.1} us p99 in \
-             another keyd meanwhile | x {:>5.2}",
+            "{what:<18} {quick:<15}: {:>7.1} us p99 before | {:>7.1} us p99 in {seconds} s of it | x {:>5.2} | {:>7.1} us p99 in \
+             another daemon meanwhile | x {:>5.2}",
             before.p99,
             during.p99,
             during.p99 / before.p99,
