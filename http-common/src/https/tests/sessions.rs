@@ -59,3 +59,20 @@ async fn sessions_are_no_bodys_but_their_servers_and_clients() {
     knock(&https, server.port).await;
     assert_eq!(counts(&server), (3, 0), "given back with the rest when unused");
 }
+
+#[tokio::test]
+async fn a_resumed_connection_is_still_that_of_the_client_certificate() {
+    let (authority, device) = (Issued::authority("Test Authority"), Issued::authority("press-17"));
+    let mut acceptor = authority.leaf("localhost").acceptor();
+    acceptor.set_verify_callback(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT, |_, _| true);
+    acceptor.set_session_id_context(b"test").unwrap();
+    let server = TestServer::start(Some(acceptor), closing);
+    let identity = ClientIdentity { chain: vec![device.cert], key: device.key };
+    let https = Https::new(HttpsOptions { identity: Some(identity), ..trusting(authority.cert) });
+    for resumed in 0..3 {
+        server.log.lock().unwrap().client = None;
+        knock(&https, server.port).await;
+        assert_eq!(counts(&server), (resumed + 1, resumed));
+        assert_eq!(server.log.lock().unwrap().client.as_deref(), Some("press-17"));
+    }
+}
