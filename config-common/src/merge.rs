@@ -1,7 +1,7 @@
 //! TOML documents laid one over another, each value remembering the file and line it came from.
 //!
-//! Tables merge key by key, arrays append, anything else is replaced (specification of the common layer, 2.3). Does not
-//! know which files there are, nor what a key means.
+//! Tables merge key by key, arrays append, anything else is replaced (specification of the common layer, 2.3); so are arrays
+//! of numbers, which are texts. Does not know which files there are, nor what a key means.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,12 +74,17 @@ fn overlay(base: &mut Branch, patch: Branch) {
     for (key, node) in patch {
         match (base.get_mut(&key).map(|old| &mut old.tree), node.tree) {
             (Some(Tree::Table(old)), Tree::Table(new)) => overlay(old, new),
-            (Some(Tree::Array(old)), Tree::Array(new)) => old.extend(new),
+            (Some(Tree::Array(old)), Tree::Array(new)) if !(is_text(old) && is_text(&new)) => old.extend(new),
             (_, tree) => {
                 base.insert(key, Node { origin: node.origin, tree });
             }
         }
     }
+}
+
+/// Whether it is a text written as the numbers of its bytes (spec service-common, 2.5). No setting is a list of numbers.
+fn is_text(array: &[Node]) -> bool {
+    !array.is_empty() && array.iter().all(|node| matches!(node.tree, Tree::Leaf(Value::Integer(_))))
 }
 
 fn table(branch: &Branch) -> Table {
@@ -242,7 +247,9 @@ mod tests {
             (&["a = 1", "a = 'x'"], "a = 'x'"),
             (&["t.x = 1\nt.y = 2", "t.y = 3\nt.z = 4"], "t = { x = 1, y = 3, z = 4 }"),
             (&["t.u.v = 1", "[t.u]\nw = 2"], "t.u = { v = 1, w = 2 }"),
-            (&["a = [1, 2]", "a = [2, 3]"], "a = [1, 2, 2, 3]"),
+            (&["a = ['1', '2']", "a = ['2', '3']"], "a = ['1', '2', '2', '3']"),
+            (&["a = [1, '2']", "a = [2, 3]"], "a = [1, '2', 2, 3]"),
+            (&["a = [97, 98]", "a = [99]"], "a = [99]"),
             (&["[[p]]\nx = 1", "[[p]]\nx = 2", "[[p]]\nx = 1"], "p = [{ x = 1 }, { x = 2 }, { x = 1 }]"),
             (&["p = [{ x = 1 }]", "[[p]]\ny = 2"], "p = [{ x = 1 }, { y = 2 }]"),
             (&["a = [[1]]", "a = [[2]]"], "a = [[1], [2]]"),
