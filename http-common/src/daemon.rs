@@ -24,6 +24,8 @@ pub trait Daemon: Handlers + Sized {
     const VERSION: &'static str;
     /// Threads that run handlers; 0 for the main thread alone.
     const WORKERS: usize;
+    /// What the program knows besides what every daemon does, with what it does: options and lines of the help.
+    const MORE_OPTIONS: &'static [(&'static str, &'static str)] = &[];
     /// The configuration file's type.
     type Config: DeserializeOwned + Send + 'static;
 
@@ -275,20 +277,21 @@ pub fn notify_status(text: &str) {
 
 fn help<D: Daemon>() -> String {
     let paths = ConfigPaths::from_env(D::SERVICE);
+    let options = || D::MORE_OPTIONS.iter().chain(&OPTIONS);
+    let names: Vec<_> = options().map(|(name, _)| *name).collect();
+    let lines: String = options().map(|(name, what)| format!("  {name:<14}  {what}\n")).collect();
     format!(
         "{name} {version}: a daemon of the device identity suite
 
-Usage: {name} [--check-config | --version | --help]
+Usage: {name} [{names}]
 
-  --check-config  read the configuration, say what is wrong with it, and end (status 1 if it would not start)
-  --version       print the version
-  --help          print this text
-
+{lines}
 Configuration: {file}, then the *.toml files of {directory} in the order of their names
 ({variables} name other places). Changes are taken up within two seconds, or on SIGHUP.
 AZIOT_LOG (or log_level in the configuration) sets the log level: off, error, warn, info, debug, trace.",
         name = D::SERVICE.binary(),
         version = D::VERSION,
+        names = names.join(" | "),
         file = paths.file.display(),
         directory = paths.directory.display(),
         variables =
@@ -296,6 +299,15 @@ AZIOT_LOG (or log_level in the configuration) sets the log level: off, error, wa
     )
 }
 
+/// Options of every daemon.
+const OPTIONS: [(&str, &str); 3] = [
+    (
+        "--check-config",
+        "read the configuration, say what is wrong with it, and end (status 1 if it would not start)",
+    ),
+    ("--version", "print the version"),
+    ("--help", "print this text"),
+];
 /// Threads for work that blocks: files, RSA, tokens.
 const BLOCKING_THREADS: usize = 8;
 /// Stack of a worker, in bytes.

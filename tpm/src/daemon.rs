@@ -13,6 +13,10 @@ impl Daemon for Tpmd {
     const SERVICE: Service = Service::Tpmd;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const WORKERS: usize = 0;
+    const MORE_OPTIONS: &[(&str, &str)] = &[(
+        "--show-ek",
+        "print the endorsement key and a registration id, with which an operator enrols this device",
+    )];
     type Config = Config;
 
     fn common(config: &Config) -> Common {

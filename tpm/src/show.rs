@@ -44,6 +44,10 @@ enum ShowError {
     Config(#[source] config_common::Error),
     #[error("the running daemon cannot be asked")]
     Daemon(#[source] ClientError),
+    #[error(
+        "this user may not ask the running daemon; try as root, or as a member of the group that may open its socket"
+    )]
+    Forbidden(#[source] ClientError),
     #[error("there is no endorsement key")]
     Open(#[source] Unavailable),
     #[error("there is no endorsement key")]
@@ -55,12 +59,20 @@ fn endorsement_key() -> Result<Vec<u8>, ShowError> {
     let daemon = Client::new(config.endpoints.of(Service::Tpmd).path(), PATIENCE);
     match daemon.call(&GetTpmKeys {}) {
         Ok(keys) => Ok(keys.endorsement_key.0),
+        Err(error) if is_forbidden(&error) => Err(ShowError::Forbidden(error)),
         Err(ClientError::Unreachable { .. }) => {
             let mut tpm = owner::open(&config).map_err(ShowError::Open)?;
             Ok(tpm.public_keys().map_err(ShowError::Read)?.endorsement_key)
         }
         Err(error) => Err(ShowError::Daemon(error)),
     }
+}
+
+/// Whether there is a daemon, whose socket this user may not open.
+fn is_forbidden(error: &ClientError) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut reasons = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    reasons.any(|reason| reason.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// The SHA-256 of the key in base 32 (RFC 4648, 6) without padding, in lower case: 52 letters and digits.

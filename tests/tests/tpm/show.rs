@@ -1,5 +1,8 @@
 //! `aziot-tpmd --show-ek`: what an operator enrols.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use openssl::sha::sha256;
@@ -8,11 +11,15 @@ use suite_tests::{harness::Setup, http::unbase64, subject, swtpm::Swtpm};
 use super::{ENDORSEMENT_KEY, STORAGE_ROOT_KEY, Site, setup};
 
 fn show(setup: &Setup) -> Output {
+    command(setup).output().unwrap()
+}
+
+fn command(setup: &Setup) -> Command {
     let mut command = Command::new(subject::program("aziot-tpmd"));
     command.arg("--show-ek");
     command.env("AZIOT_TPMD_CONFIG", setup.main_file());
     command.env("AZIOT_TPMD_CONFIG_DIR", setup.drop_in_directory());
-    command.output().unwrap()
+    command
 }
 
 /// The two values of what is printed.
@@ -56,4 +63,22 @@ fn decided_the_reason_is_shown_when_there_is_no_key() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("is there a TPM"), "{text}");
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn decided_who_may_not_ask_is_told_so() {
+    let site = Site::start();
+    let socket = site.tpmd.setup().socket_path();
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).unwrap();
+    let output = command(site.tpmd.setup()).uid(64_321).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("may not ask the running daemon"), "{text}");
+}
+
+#[test]
+fn decided_the_help_names_it() {
+    let output = Command::new(subject::program("aziot-tpmd")).arg("--help").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("  --show-ek "), "{text}");
 }
