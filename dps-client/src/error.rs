@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http_common::https::CloudFailure;
 use http_common::retry::FailureKind;
+use http_common::sas::SignError;
 
 /// A registration that has failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,10 @@ pub enum Error {
         /// DPS's words.
         message: String,
     },
-    /// The TPM did not tell its keys, or did not take one.
+    /// The TPM did not tell its public keys, so that the service was not asked.
+    #[error("the TPM does not tell its public keys")]
+    NoTpmKeys(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The TPM did not take a key from the service, or did not sign with it.
     #[error("the TPM did not do its part of the registration")]
     Tpm(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The service says something that is not part of the protocol.
@@ -55,6 +59,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same where a TPM signs.
+    pub(crate) fn of_tpm(self) -> Self {
+        match self {
+            Self::Cloud(CloudFailure { source: Some(source), .. }) if source.is::<SignError>() => {
+                Self::Tpm(source)
+            }
+            other => other,
+        }
+    }
+
     /// The failure, as far as it decides what to do next.
     pub fn kind(&self) -> FailureKind {
         match self {
@@ -63,7 +77,7 @@ impl Error {
                 FailureKind::Rejected
             }
             Self::UnknownTpm { .. } => FailureKind::Unauthorized,
-            Self::Tpm(_) => FailureKind::Credential,
+            Self::NoTpmKeys(_) | Self::Tpm(_) => FailureKind::Credential,
             Self::Unexpected { .. } => FailureKind::Invalid,
             Self::TooSlow { .. } => FailureKind::Server { retry_after: None },
         }

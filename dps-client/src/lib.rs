@@ -86,10 +86,11 @@ impl DpsClient {
         tpm: &T,
         deadline: Instant,
     ) -> Result<Assignment, Error> {
-        let keys = tpm.public_keys().await.map_err(Error::Tpm)?;
+        let keys = tpm.public_keys().await.map_err(Error::NoTpmKeys)?;
         let protocol = Register::with_tpm(registration, &keys);
         let tpm = Challenged::new(tpm);
-        self.run(registration, protocol, &Credentials::Sas(&tpm), &&tpm, deadline).await
+        let result = self.run(registration, protocol, &Credentials::Sas(&tpm), &&tpm, deadline).await;
+        result.map_err(Error::of_tpm)
     }
 
     async fn run<S: Signer>(

@@ -180,6 +180,7 @@ async fn a_registration_that_fails_leaves_the_tpm_as_it_is() {
         let error = register_with_tpm(&dps, &tpm).await.unwrap_err();
         assert!(http_common::chain(&error).contains(told), "{}", http_common::chain(&error));
         assert_eq!((error.kind(), server.requests().len()), (kind, requests));
+        assert_eq!(matches!(error, Error::Tpm(_)), kind == FailureKind::Credential, "{error:?}");
         assert!(tpm.0.lock().unwrap().is_empty());
     }
 }

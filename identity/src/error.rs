@@ -8,6 +8,7 @@ use http_common::{ApiError, ClientError, StatusCode};
 use identity_api::config::BadConfig;
 
 use crate::csr::BadRequest;
+use crate::tpm::NoSignature;
 use crate::workshop::CertificateError;
 
 /// What was refused.
@@ -181,9 +182,15 @@ impl Error {
         }
     }
 
-    /// Whether the hub may not know this device any more.
+    /// Whether the hub may not know this device any more, or the TPM not the key for the hub.
     pub(crate) fn suggests_registration(&self) -> bool {
-        self.failure_kind().is_some_and(FailureKind::suggests_registration)
+        self.failure_kind().is_some_and(FailureKind::suggests_registration) || self.lacks_auth_key()
+    }
+
+    /// Whether the hub was not asked because tpmd, which can be reached, did not sign (spec tpm-service, 11.4).
+    pub(crate) fn lacks_auth_key(&self) -> bool {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.into_iter().any(|error| error.is::<NoSignature>())
     }
 }
 

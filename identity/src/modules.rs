@@ -127,8 +127,10 @@ impl Modules {
                 Ok(ModuleRecord::from(&module))
             }
             Err(error) => {
-                self.doubt(error.kind() == FailureKind::Unauthorized);
-                Err(error.into())
+                let is_unauthorized = error.kind() == FailureKind::Unauthorized;
+                let error = Error::from(error);
+                self.doubt(is_unauthorized || error.lacks_auth_key());
+                Err(error)
             }
         }
     }

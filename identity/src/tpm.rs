@@ -3,13 +3,18 @@
 
 use config_common::{Base64, Secret};
 use dps_client::{Tpm, TpmError, TpmKeys};
-use http_common::Client;
 use http_common::sas::{SignError, Signer};
+use http_common::{Client, ClientError};
 use tpm_api::{GetTpmKeys, ImportAuthKey, SignWithAuthKey, SignWithWrappedKey};
 
 /// tpmd.
 #[derive(Debug, Clone)]
 pub(crate) struct Tpmd(Client);
+
+/// tpmd has answered, and not with a signature: the TPM may have lost the auth key, or never have had it.
+#[derive(Debug, thiserror::Error)]
+#[error("the TPM does not sign with its auth key")]
+pub(crate) struct NoSignature(#[source] pub(crate) ClientError);
 
 impl Tpmd {
     /// The service behind `client`. Asks nobody yet.
@@ -21,8 +26,11 @@ impl Tpmd {
 impl Signer for Tpmd {
     async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let request = SignWithAuthKey { data: Base64(message.to_vec()) };
-        let reply = self.0.call(&request).await.map_err(|error| SignError(Box::new(error)))?;
-        Ok(reply.digest.0)
+        match self.0.call(&request).await {
+            Ok(reply) => Ok(reply.digest.0),
+            Err(error) if error.is_transport() => Err(SignError(Box::new(error))),
+            Err(error) => Err(SignError(Box::new(NoSignature(error)))),
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl Identityd {
 pub(super) enum Cause {
     /// A service of the cloud has answered, and not what was hoped for.
     Answered(FailureKind),
-    /// keyd could not be reached or gave no token, so that the cloud was not asked.
+    /// keyd or tpmd could not be reached or gave no token, so that the cloud was not asked.
     Keyd,
     /// The cloud could not be reached.
     Unreachable,
@@ -165,6 +165,9 @@ impl Cause {
             (Error::Shared(error), _) => Self::of(error),
             (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
             (Error::Certificate(error), _) if error.is_cheap() => Self::Keyd,
+            // DPS has been asked, and what it said did not help the TPM.
+            (Error::Dps(dps_client::Error::Tpm(_)), Some(kind)) => Self::Answered(kind),
+            (error, Some(kind)) if error.lacks_auth_key() => Self::Answered(kind),
             (_, Some(FailureKind::Credential)) => Self::Keyd,
             (_, Some(FailureKind::Network | FailureKind::Untrusted)) => Self::Unreachable,
             (_, None) => Self::Other,
@@ -221,7 +224,35 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use http_common::https::CloudFailure;
+    use http_common::sas::SignError;
+    use http_common::{ApiError, ClientError, StatusCode};
+
     use super::*;
+    use crate::tpm::NoSignature;
+
+    #[test]
+    fn a_tpm_that_does_not_do_its_part_costs_ever_fewer_registrations() {
+        let refused = || ClientError::Refused {
+            service: "tpmd",
+            error: ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "there is no auth key in the TPM"),
+        };
+        let hub = |source: Box<dyn std::error::Error + Send + Sync>| {
+            Error::from(hub_client::Error::from(CloudFailure::from(SignError(source))))
+        };
+        let lacking = hub(Box::new(NoSignature(refused())));
+        assert!(lacking.suggests_registration());
+        for asked in [lacking, dps_client::Error::Tpm(Box::new(refused())).into()] {
+            let cause = Cause::of(&Error::Shared(Arc::new(asked)));
+            assert_eq!(cause, Cause::Answered(FailureKind::Credential));
+            assert_eq!(cause.wait(QUOTA_PAUSE, Duration::ZERO), QUOTA_PAUSE);
+        }
+        let keyd = hub(Box::new(refused()));
+        assert!(!keyd.suggests_registration(), "a new registration brings no key to keyd");
+        for unasked in [keyd, dps_client::Error::NoTpmKeys(Box::new(refused())).into()] {
+            assert_eq!(Cause::of(&unasked), Cause::Keyd);
+        }
+    }
 
     #[test]
     fn what_an_event_changes() {

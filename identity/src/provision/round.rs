@@ -111,7 +111,7 @@ impl Identityd {
         match device.modules.at_hub(Instant::now() + LIST_LIMIT).await {
             Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await,
             Err(error) if is_dps && error.suggests_registration() => {
-                tracing::warn!("the hub does not know this device, asking DPS: {}", chain(&error));
+                tracing::warn!("this device has to be registered again, asking DPS: {}", chain(&error));
                 let registered = self.register_and_go_on(settings).await;
                 self.turn.end(registered)
             }

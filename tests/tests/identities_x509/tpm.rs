@@ -9,7 +9,7 @@ use suite_tests::{
     swtpm::Swtpm,
 };
 
-use crate::cloud::{Cloud, DEVICE, WAIT, identityd, keyd, manual};
+use crate::cloud::{Cloud, DEVICE, WAIT, identityd, keyd, manual, principal};
 
 /// The daemons end before their TPM.
 struct Site {
@@ -17,7 +17,7 @@ struct Site {
     tpmd: Daemon,
     _keyd: Daemon,
     cloud: Cloud,
-    _tpm: Swtpm,
+    tpm: Swtpm,
 }
 
 impl Site {
@@ -35,7 +35,7 @@ impl Site {
              attestation = {{ method = 'tpm', registration_id = '{DEVICE}' }}\n"
         );
         let setup = identityd(&cloud, &keyd, &config).reach(&TPMD, tpmd.setup().socket_path());
-        Site { identityd: setup.start(), tpmd, _keyd: keyd, cloud, _tpm: tpm }
+        Site { identityd: setup.start(), tpmd, _keyd: keyd, cloud, tpm }
     }
 
     fn client(&self) -> Client {
@@ -49,6 +49,28 @@ impl Site {
     fn create(&self, id: &str) -> Reply {
         self.client().post("/identities/modules", &json!({ "type": "aziot", "moduleId": id }))
     }
+
+    #[track_caller]
+    fn wait_until_settled(&self) {
+        wait_for("prev_state", WAIT, || self.identityd.home().join("prev_state").exists().then_some(()));
+    }
+
+    /// Nobody does anything but wait until modules can be made.
+    #[track_caller]
+    fn heals(&self, id: &str) {
+        wait_for("a new auth key", WAIT, || (self.create(id).status == 200).then_some(()));
+        assert_eq!(
+            self.cloud.count("dps.register"),
+            2,
+            "a challenge, a registration: {}",
+            self.cloud.operations()
+        );
+    }
+
+    /// How often tpmd has taken an auth key, since it started.
+    fn imports(&self) -> usize {
+        self.tpmd.log().matches("has imported an auth key").count()
+    }
 }
 
 fn auth(reply: Reply) -> Value {
@@ -59,18 +81,48 @@ fn auth(reply: Reply) -> Value {
 fn tpm_45_46_a_restart_asks_neither_dps_nor_for_an_import() {
     let mut site = Site::start();
     assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
-    wait_for("prev_state", WAIT, || site.identityd.home().join("prev_state").exists().then_some(()));
+    site.wait_until_settled();
+    assert_eq!(site.imports(), 1);
     site.cloud.forget_requests();
     site.identityd.restart();
     assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
     site.create("telemetry").expect(200);
     assert_eq!(site.cloud.count("dps"), 0, "{}", site.cloud.operations());
+    assert_eq!(site.imports(), 1);
     site.tpmd.terminate();
     assert_eq!(auth(site.own()), json!({ "type": "tpm" }), "who the device is needs no TPM");
     site.create("other").expect(404);
     site.client().request("POST", "/identities/device/reprovision", None).expect(404);
     site.tpmd.restart();
     site.create("other").expect(200);
+}
+
+#[test]
+fn a_tpm_that_was_cleared_is_provisioned_again_by_itself() {
+    let mut site = Site::start();
+    site.own().expect(200);
+    site.wait_until_settled();
+    site.tpmd.terminate();
+    site.tpm.tpm2("tpm2_clear", &["-c", "p"]);
+    site.tpmd.restart();
+    site.cloud.forget_requests();
+    site.create("early").expect(404);
+    site.identityd.restart();
+    site.heals("telemetry");
+    assert_eq!(auth(site.own()), json!({ "type": "tpm" }));
+}
+
+#[test]
+fn an_auth_key_at_another_index_is_obtained_while_identityd_runs() {
+    let mut site = Site::start();
+    site.own().expect(200);
+    site.wait_until_settled();
+    site.tpmd.write_drop_in("03-index.toml", "auth_key_index = 77\n");
+    site.tpmd.restart();
+    site.cloud.forget_requests();
+    site.identityd.write_drop_in("50-agent.toml", &principal(41001, "agent", "['module']"));
+    site.heals("telemetry");
+    assert!(site.cloud.module("agent").is_object());
 }
 
 #[test]
