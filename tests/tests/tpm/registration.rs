@@ -130,6 +130,8 @@ async fn tpm_39_40_41_43_44_47_a_device_with_a_tpm_gets_its_hub() {
     let log = world.log();
     assert_eq!(log.len(), 4, "introduction, registration, two polls: {log:?}");
     assert!(said(&log[0]).contains("TPM challenge"), "{}", log[0]);
+    let shows_tpm = |number: usize| log[number]["body"].get("tpm").is_some();
+    assert!(shows_tpm(0) && !shows_tpm(1), "only the introduction shows the TPM: {log:?}");
     for entry in &log[1..] {
         assert!(said(entry).contains("nonce key from the TPM"), "{entry}");
     }
