@@ -123,7 +123,7 @@ impl DpsClient {
                     continue;
                 }
                 Action::Import { key } => {
-                    tpm.import(&key).await?;
+                    tpm.import(key.as_bytes()).await?;
                     action = protocol.on_key();
                     continue;
                 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use config_common::Secret;
 use http::StatusCode;
 use http_common::https::{Reply, path_segment};
 
@@ -21,7 +22,7 @@ pub(crate) struct Register {
     /// What a device with a TPM says first.
     introduction: Option<Vec<u8>>,
     /// The key of the challenge, wrapped: it signs the tokens of this registration.
-    challenge: Option<Vec<u8>>,
+    challenge: Option<Secret>,
     state: State,
     restarted: bool,
 }
@@ -44,9 +45,9 @@ pub(crate) enum Action {
     /// Send the registration, with a token or (to be challenged) without.
     Put { path: String, body: Vec<u8>, signed: bool },
     /// From now on sign with this key, which is wrapped for the TPM, then go on with [`Register::on_key`].
-    SignWith { key: Vec<u8> },
+    SignWith { key: Secret },
     /// Let the TPM keep this key for good, then go on with [`Register::on_key`].
-    Import { key: Vec<u8> },
+    Import { key: Secret },
     /// Wait, then ask for the operation's status.
     WaitThenGet { after: Duration, path: String },
     /// Finished.
@@ -145,15 +146,15 @@ impl Register {
         self.state = State::Assigned(assignment);
         // Without another key, the one from the challenge is the key for the hub too.
         let key = state.tpm.and_then(|tpm| tpm.authentication_key);
-        Ok(Action::Import { key: key.map_or(challenge, |key| key.0) })
+        Ok(Action::Import { key: key.unwrap_or(challenge) })
     }
 
     fn challenged(&mut self, reply: &Reply) -> Result<Action, Error> {
         let WrappedKey { authentication_key, message } = reply.json()?;
         match authentication_key {
             Some(key) => {
-                self.challenge = Some(key.0.clone());
-                Ok(Action::SignWith { key: key.0 })
+                self.challenge = Some(key.clone());
+                Ok(Action::SignWith { key })
             }
             None => Err(Error::UnknownTpm { message: message.unwrap_or_else(|| "no reason given".into()) }),
         }
@@ -274,7 +275,7 @@ mod tests {
         assert_eq!(machine.accepts(), [StatusCode::UNAUTHORIZED]);
 
         let challenge = reply(401, None, r#"{"authenticationKey":"AwQ=","keyName":"registration"}"#);
-        let key = vec![3, 4];
+        let key = vec![3, 4].into();
         assert_eq!(machine.on_reply(&challenge, Duration::ZERO).unwrap(), Action::SignWith { key });
         let Action::Put { path: same, body, signed: true } = machine.on_key() else { panic!() };
         assert_eq!(same, path);
@@ -283,7 +284,7 @@ mod tests {
         assert!(!machine.accepts().contains(&StatusCode::UNAUTHORIZED));
 
         assert!(matches!(on(&mut machine, ASSIGNING), Ok(Action::WaitThenGet { .. })));
-        assert_eq!(on(&mut machine, ASSIGNED).unwrap(), Action::Import { key: vec![0] });
+        assert_eq!(on(&mut machine, ASSIGNED).unwrap(), Action::Import { key: vec![0].into() });
         let Action::Done(assignment) = machine.on_key() else { panic!() };
         assert_eq!(assignment.device_id, "press-17");
     }
@@ -303,7 +304,7 @@ mod tests {
     fn the_key_of_the_challenge_may_be_the_last_one() {
         let without = ASSIGNED.replace(r#","tpm":{"authenticationKey":"AA=="}"#, "");
         let mut machine = challenged();
-        assert_eq!(on(&mut machine, &without).unwrap(), Action::Import { key: vec![3, 4] });
+        assert_eq!(on(&mut machine, &without).unwrap(), Action::Import { key: vec![3, 4].into() });
         assert!(matches!(machine.on_key(), Action::Done(_)));
     }
 

@@ -1,6 +1,6 @@
 //! The JSON of DPS's device API. Members we do not know are ignored; members we can do without may be absent.
 
-use config_common::Base64;
+use config_common::{Base64, Secret};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ pub struct TpmKeys {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WrappedKey {
-    pub(crate) authentication_key: Option<Base64>,
+    pub(crate) authentication_key: Option<Secret>,
     /// Why there is none.
     pub(crate) message: Option<String>,
 }

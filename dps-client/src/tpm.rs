@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::sync::Mutex;
 
+use config_common::Secret;
 use http_common::sas::{SignError, Signer};
 
 use crate::{Error, TpmKeys};
@@ -28,7 +29,7 @@ pub type TpmError = Box<dyn StdError + Send + Sync>;
 /// Who takes the keys that the service wraps for a TPM.
 pub(crate) trait TakesKeys: Sync {
     /// Signs with this key from now on.
-    fn sign_with(&self, key: Vec<u8>) -> Result<(), Error>;
+    fn sign_with(&self, key: Secret) -> Result<(), Error>;
 
     /// Keeps this one.
     fn import(&self, key: &[u8]) -> impl Future<Output = Result<(), Error>> + Send;
@@ -38,7 +39,7 @@ pub(crate) trait TakesKeys: Sync {
 pub(crate) struct NoTpm;
 
 impl TakesKeys for NoTpm {
-    fn sign_with(&self, _: Vec<u8>) -> Result<(), Error> {
+    fn sign_with(&self, _: Secret) -> Result<(), Error> {
         Err(unasked())
     }
 
@@ -50,7 +51,7 @@ impl TakesKeys for NoTpm {
 /// Somebody else's TPM, and the key of the challenge once there was one.
 pub(crate) struct Challenged<'a, T> {
     tpm: &'a T,
-    key: Mutex<Vec<u8>>,
+    key: Mutex<Secret>,
 }
 
 impl<'a, T> Challenged<'a, T> {
@@ -60,7 +61,7 @@ impl<'a, T> Challenged<'a, T> {
 }
 
 impl<T: Tpm> TakesKeys for &Challenged<'_, T> {
-    fn sign_with(&self, key: Vec<u8>) -> Result<(), Error> {
+    fn sign_with(&self, key: Secret) -> Result<(), Error> {
         *self.key.lock().expect("no panic while held") = key;
         Ok(())
     }
@@ -73,7 +74,7 @@ impl<T: Tpm> TakesKeys for &Challenged<'_, T> {
 impl<T: Tpm> Signer for &Challenged<'_, T> {
     async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let key = self.key.lock().expect("no panic while held").clone();
-        self.tpm.sign_with(&key, message).await.map_err(SignError)
+        self.tpm.sign_with(key.as_bytes(), message).await.map_err(SignError)
     }
 }
 
