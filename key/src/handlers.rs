@@ -13,7 +13,7 @@ use key_api::{
 
 use crate::algorithm::{Algorithm, Preferences};
 use crate::handle::{Opened, Subject};
-use crate::store::{KeyStore, RsaPadding};
+use crate::store::{KeyStore, RsaPadding, Task};
 use crate::{Error, Keyd, Permit, parameter};
 
 impl Handlers for Keyd {
@@ -28,10 +28,12 @@ impl Serve<CreateKey> for Keyd {
         match key_bytes {
             Some(bytes) if bytes.is_empty() => return Err(Error::EmptyImport),
             Some(bytes) => {
-                self.blocking(move |store| store.import_key(&key, bytes.as_bytes(), usage)).await?;
+                let import =
+                    move |store: &dyn KeyStore, key: &Permit| store.import_key(key, bytes.as_bytes(), usage);
+                self.blocking(key, Task::Change, import).await?;
             }
             None if self.has_at_hand(&key).await => {}
-            None => self.blocking(move |store| store.create_key(&key, usage)).await?,
+            None => self.blocking(key, Task::Change, move |store, key| store.create_key(key, usage)).await?,
         }
         self.handle_of_key(&permit).await
     }
@@ -48,7 +50,7 @@ impl Serve<LoadKey> for Keyd {
 impl Serve<DeleteKey> for Keyd {
     async fn serve(&self, peer: Peer, request: DeleteKey) -> Result<(), Error> {
         let permit = self.open(peer, &request.key_handle).await?.into_key()?;
-        self.blocking(move |store| store.delete_key(&permit)).await
+        self.blocking(permit, Task::Change, |store, key| store.delete_key(key)).await
     }
 }
 
@@ -79,14 +81,14 @@ impl Serve<MoveKeyPair> for Keyd {
         }
         let from = self.allow(peer, &request.from)?;
         let to = self.allow(peer, &request.key_id)?;
-        self.blocking(move |store| store.move_pair(&from, &to)).await
+        self.blocking(from, Task::Change, move |store, from| store.move_pair(from, &to)).await
     }
 }
 
 impl Serve<DeleteKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: DeleteKeyPair) -> Result<(), Error> {
         let permit = self.open(peer, &request.key_handle).await?.into_key_pair()?;
-        self.blocking(move |store| store.delete_pair(&permit)).await
+        self.blocking(permit, Task::Change, |store, key| store.delete_pair(key)).await
     }
 }
 
@@ -194,13 +196,15 @@ impl Keyd {
     async fn generate(&self, permit: Permit, preferences: Preferences) -> Result<(), Error> {
         let algorithm = preferences.first();
         let is_elsewhere = self.store.makes_pairs_elsewhere(&permit);
-        let make = move |store: &dyn KeyStore| store.create_pair(&permit, &preferences);
+        let make = move |store: &dyn KeyStore, key: &Permit| store.create_pair(key, &preferences);
         match algorithm {
             Algorithm::Rsa(_) if !is_elsewhere => {
                 let store = Arc::clone(&self.store);
-                self.generator.run(move || make(&*store)).await
+                self.generator.run(move || make(&*store, &permit)).await
             }
-            Algorithm::EcP256 | Algorithm::EcP384 | Algorithm::Rsa(_) => self.blocking(make).await,
+            Algorithm::EcP256 | Algorithm::EcP384 | Algorithm::Rsa(_) => {
+                self.blocking(permit, Task::Change, make).await
+            }
         }
     }
 }

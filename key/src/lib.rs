@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use access::Access;
 use handle::{Opened, Subject};
-use store::{FileStore, KeyPair, KeyStore, LocatedStore, SoftKey, SymmetricKey};
+use store::{FileStore, KeyPair, KeyStore, LocatedStore, Pass, SoftKey, SymmetricKey, Task};
 use worker::Worker;
 
 pub use error::{Error, Internal};
@@ -95,23 +95,28 @@ impl Keyd {
     /// The key that makes handles genuine; made if there is none.
     async fn validation_key(&self) -> Result<Arc<dyn SymmetricKey>, Error> {
         let permit = Permit::validation_key();
-        match self.store.key_at_hand(&permit) {
-            Some(key) => Ok(key),
-            None => self.blocking(move |store| validation_key(store, &permit)).await,
-        }
+        let key = match self.key(permit.clone()).await {
+            Ok(key) => Ok(key),
+            Err(error @ Error::TokenUnavailable { .. }) => Err(error),
+            Err(_) => self.blocking(permit, Task::Change, make_validation_key).await,
+        };
+        key.map_err(|error| match error {
+            Error::TokenUnavailable { .. } => error,
+            error => Internal::ValidationKey(Box::new(error)).into(),
+        })
     }
 
     async fn key(&self, permit: Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
         match self.store.key_at_hand(&permit) {
             Some(key) => Ok(key),
-            None => self.blocking(move |store| store.load_key(&permit)).await,
+            None => self.blocking(permit, Task::LoadKey, |store, key| store.load_key(key)).await,
         }
     }
 
     async fn pair(&self, permit: Permit) -> Result<Arc<dyn KeyPair>, Error> {
         match self.store.pair_at_hand(&permit) {
             Some(pair) => Ok(pair),
-            None => self.blocking(move |store| store.load_pair(&permit)).await,
+            None => self.blocking(permit, Task::LoadPair, |store, key| store.load_pair(key)).await,
         }
     }
 
@@ -142,32 +147,35 @@ impl Keyd {
         }
     }
 
-    /// Runs `job` on a thread that may wait.
+    /// Runs `job`, a `task` with the key of `permit`, on a thread that may wait.
     async fn blocking<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&dyn KeyStore) -> Result<T, Error> + Send + 'static,
+        permit: Permit,
+        task: Task,
+        job: impl FnOnce(&dyn KeyStore, &Permit) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        let pass = match self.store.gate(&permit, task) {
+            Some(gate) => Some(gate.enter().await?),
+            None => None,
+        };
         let store = Arc::clone(&self.store);
-        let job = tokio::task::spawn_blocking(move || job(&*store));
+        let job = tokio::task::spawn_blocking(move || {
+            let _pass: Option<Pass> = pass;
+            job(&*store, &permit)
+        });
         job.await.unwrap_or_else(|_| Err(Internal::Worker.into()))
     }
 }
 
-fn validation_key(store: &dyn KeyStore, permit: &Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
-    let key = store.load_key(permit).or_else(|error| {
-        if matches!(error, Error::TokenUnavailable { .. }) {
-            return Err(error);
-        }
-        store.create_key(permit, KeyUsage::SIGN)?;
-        tracing::info!(
-            "made a key for new key handles; handles that were given out earlier are no longer valid"
-        );
-        store.load_key(permit)
-    });
-    key.map_err(|error| match error {
-        Error::TokenUnavailable { .. } => error,
-        error => Internal::ValidationKey(Box::new(error)).into(),
-    })
+fn make_validation_key(store: &dyn KeyStore, permit: &Permit) -> Result<Arc<dyn SymmetricKey>, Error> {
+    match store.load_key(permit) {
+        // Somebody else was faster.
+        Ok(key) => return Ok(key),
+        Err(error @ Error::TokenUnavailable { .. }) => return Err(error),
+        Err(_) => store.create_key(permit, KeyUsage::SIGN)?,
+    }
+    tracing::info!("made a key for new key handles; handles that were given out earlier are no longer valid");
+    store.load_key(permit)
 }
 
 /// RSA keys are made at this niceness, so that whoever makes many of them does not slow down the others.

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::cache::{Cache, Stamp};
 use super::content::{Content, Fault};
 use super::tpm::Tpm;
-use super::{KeyPair, KeyStore, SoftPair, SymmetricKey};
+use super::{Gate, KeyPair, KeyStore, SoftPair, SymmetricKey, Task};
 use crate::Error;
 use crate::algorithm::Preferences;
 use crate::error::Internal;
@@ -153,6 +153,14 @@ impl FileStore {
 }
 
 impl KeyStore for FileStore {
+    /// The text of a file is enough to load a key of the TPM.
+    fn gate(&self, key: &Permit, task: Task) -> Option<Arc<Gate>> {
+        match task {
+            Task::LoadKey | Task::LoadPair => None,
+            Task::Change => self.maker(key).map(Tpm::gate),
+        }
+    }
+
     fn key_at_hand(&self, key: &Permit) -> Option<Arc<dyn SymmetricKey>> {
         let key = self.cache.get(key.id().as_str(), |content| content.key.clone().ok())??;
         Some(key)

@@ -18,7 +18,7 @@ use std::sync::{Arc, RwLock};
 use key_api::{AziotKeys, Config, KeyUsage, PreloadedUri, TokenUri};
 
 use super::pkcs11::{Place, TokenKey, TokenPair, Tokens};
-use super::{FileStore, KeyPair, KeyStore, SymmetricKey};
+use super::{FileStore, Gate, KeyPair, KeyStore, SymmetricKey, Task};
 use crate::Error;
 use crate::algorithm::Preferences;
 use crate::error::Internal;
@@ -181,6 +181,20 @@ struct OnToken {
 }
 
 impl KeyStore for LocatedStore {
+    fn gate(&self, key: &Permit, task: Task) -> Option<Arc<Gate>> {
+        let id = key.id();
+        let is_in_file = match task {
+            Task::LoadKey => self.keys.is_not_here(id),
+            Task::LoadPair => self.pairs.is_not_here(id),
+            Task::Change => false,
+        };
+        match self.on_token(id) {
+            Some(_) if is_in_file => None,
+            Some(OnToken { place, .. }) => Some(place.gate()),
+            None => self.files.gate(key, task),
+        }
+    }
+
     fn key_at_hand(&self, key: &Permit) -> Option<Arc<dyn SymmetricKey>> {
         match self.keys.get(key.id()) {
             Some(Found::Here(found)) if !found.is_gone() => Some(found),

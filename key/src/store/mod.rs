@@ -16,6 +16,7 @@ use crate::id::Permit;
 mod cache;
 mod content;
 mod file;
+mod gate;
 mod located;
 mod pkcs11;
 mod soft;
@@ -23,6 +24,8 @@ mod tpm;
 mod work;
 
 pub use file::FileStore;
+pub use gate::Gate;
+pub(crate) use gate::Pass;
 pub use located::LocatedStore;
 pub use pkcs11::Fault;
 pub use soft::{SoftKey, SoftPair};
@@ -31,6 +34,11 @@ pub use work::Work;
 
 /// A place where keys lie, by id. One id is a symmetric key or a key pair, never both, unless it is preloaded.
 pub trait KeyStore: Send + Sync + 'static {
+    /// What has to be entered before a method for `task` is called, because it may have to wait for a device with the key.
+    ///
+    /// Does not block.
+    fn gate(&self, key: &Permit, task: Task) -> Option<Arc<Gate>>;
+
     /// The symmetric key, if it can be had without waiting. `None` does not mean that there is none.
     ///
     /// Does not block.
@@ -70,6 +78,17 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Removes a key pair. It is no error if there is none.
     fn delete_pair(&self, key: &Permit) -> Result<(), Error>;
+}
+
+/// What a store is asked to do with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// To load a symmetric key.
+    LoadKey,
+    /// To load a key pair.
+    LoadPair,
+    /// To make, import, move or delete either.
+    Change,
 }
 
 /// A symmetric key, to be used but not seen.

@@ -7,3 +7,4 @@ mod checklist;
 mod golden;
 mod hardship;
 mod journeys;
+mod threads;

@@ -6,6 +6,7 @@
 mod files;
 mod hardship;
 mod places;
+mod threads;
 
 use std::{
     fs,
@@ -36,7 +37,14 @@ impl Site {
     /// keyd on this TPM with further configuration, which begins in the table `[tpm]`.
     #[track_caller]
     fn on(tpm: Swtpm, config: &str) -> Site {
-        let keyd = Setup::new(&KEYD).config(&format!("[tpm]\ntcti = '{}'\n{config}", tpm.tcti())).start();
+        Site::with(tpm, "", config)
+    }
+
+    /// The same with configuration that comes before all tables.
+    #[track_caller]
+    fn with(tpm: Swtpm, first: &str, config: &str) -> Site {
+        let config = format!("{first}[tpm]\ntcti = '{}'\n{config}", tpm.tcti());
+        let keyd = Setup::new(&KEYD).config(&config).start();
         Site { keyd, tpm }
     }
 

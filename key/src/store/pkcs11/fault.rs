@@ -63,6 +63,9 @@ pub enum Fault {
     /// Too many calls wait already.
     #[error("{0} calls wait for the token already")]
     QueueFull(usize),
+    /// Too many threads wait for it already.
+    #[error("too many requests wait for the token")]
+    Busy,
     /// An attempt failed only a moment ago.
     #[error("it failed a moment ago; the next attempt is in {} ms", .0.as_millis())]
     BackingOff(Duration),
@@ -141,6 +144,7 @@ impl Fault {
             | Self::TimedOut(_)
             | Self::Stalled(_)
             | Self::QueueFull(_)
+            | Self::Busy
             | Self::BackingOff(_)
             | Self::Thread => true,
         }

@@ -31,6 +31,7 @@ use crate::Error;
 use crate::algorithm::Preferences;
 use crate::error::Internal;
 use crate::id::KeyId;
+use crate::store::Gate;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
@@ -188,6 +189,11 @@ impl Place {
             Err(Fault::NoObject) => Err(Internal::NothingToMove(id.clone()).into()),
             Err(fault) => Err(self.refusal(id, fault)),
         }
+    }
+
+    /// To be entered before anything else here is called.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        self.token.gate()
     }
 
     /// The token in words.

@@ -20,6 +20,8 @@ use super::module::{Module, Ready};
 use super::pin::{self, Digest};
 use super::queue::Queue;
 use super::reply::Reply;
+use crate::Error;
+use crate::store::Gate;
 
 /// A token that the configuration names.
 pub(super) struct Token {
@@ -27,6 +29,7 @@ pub(super) struct Token {
     pin: Option<PinSource>,
     module: Arc<Module>,
     queue: Queue<Seat>,
+    gate: Arc<Gate>,
     slot: Mutex<Option<(u64, Slot)>>,
     was_there: AtomicBool,
     login: Mutex<Login>,
@@ -61,10 +64,13 @@ struct Login {
 impl Token {
     /// The token `name` behind `module`. Nothing is done yet.
     pub(super) fn new(name: TokenName, pin: Option<PinSource>, module: Arc<Module>) -> Arc<Self> {
+        let words = name.to_string();
+        let busy = move || Error::TokenUnavailable { token: words.clone(), fault: Box::new(Fault::Busy) };
         Arc::new(Self {
             name,
             pin,
             module,
+            gate: Gate::new(busy),
             queue: Queue::new("token".to_owned()),
             slot: Mutex::default(),
             was_there: AtomicBool::new(false),
@@ -79,6 +85,11 @@ impl Token {
     /// How the configuration calls it.
     pub(super) fn name(&self) -> &TokenName {
         &self.name
+    }
+
+    /// To be entered by whoever blocks.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 
     /// Makes a call and blocks until it has returned, for `limit` at most.

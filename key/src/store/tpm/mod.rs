@@ -24,6 +24,7 @@ use crate::Error;
 use crate::algorithm::Preferences;
 use crate::error::Internal;
 use crate::id::KeyId;
+use crate::store::Gate;
 use area::Kind;
 use device::Made;
 use thread::TpmThread;
@@ -36,6 +37,7 @@ pub(super) use keys::{TpmKey, TpmPair};
 /// A TPM as a maker of keys.
 pub(super) struct Tpm {
     thread: Arc<TpmThread>,
+    gate: Arc<Gate>,
     makes_new_keys: bool,
 }
 
@@ -52,7 +54,13 @@ impl Tpm {
     /// The TPM that `config` names. It is not looked for before it is needed.
     pub(super) fn new(config: &key_api::Tpm) -> Result<Self, Error> {
         let thread = TpmThread::start(&config.tcti).map_err(|_| Internal::Worker)?;
-        Ok(Self { thread: Arc::new(thread), makes_new_keys: config.new_keys })
+        let gate = Gate::new(|| keys::refusal(TpmFault::QueueFull));
+        Ok(Self { thread: Arc::new(thread), gate, makes_new_keys: config.new_keys })
+    }
+
+    /// To be entered by whoever makes keys.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 
     /// Whether keys are made here that the configuration gives no place of their own.
