@@ -54,6 +54,9 @@ async fn issue(
     if !is_dns_labels(id) {
         return Err(refused(id, "cannot be part of a host name"));
     }
+    if config.owner_of_certificate(id).is_some() {
+        return Err(refused(id, "is certd's id of another certificate of this service; choose another name"));
+    }
     let LocalIdOpts::X509 { attributes } = options;
     let name = format!("{id}.{}.{}", config.hostname, settings.domain);
     let algorithm = settings.key_algorithm.unwrap_or_default();

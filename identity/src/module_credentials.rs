@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use http_common::Client;
 use hub_client::{Module, ModuleCertificate, ModuleKeys};
 use identity_api::Auth;
-use identity_api::config::{ModuleX509, Registration, Subject};
+use identity_api::config::{ModuleX509, Registration, Subject, module_certificate};
 use openssl::sha::sha256;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -102,8 +102,8 @@ impl ModuleCredentials {
             None => Default::default(),
         };
         let what = Certified {
-            cert_id: id_of(module_id),
-            key_id: id_of(module_id),
+            cert_id: module_certificate(module_id),
+            key_id: module_certificate(module_id),
             subject: Some(Subject::CommonName(format!("{device_id}/{module_id}"))),
             algorithm,
             is_made_anew: true,
@@ -131,7 +131,7 @@ impl ModuleCredentials {
         }
         let turn = self.turns().remove(id).unwrap_or_default();
         let _turn = turn.lock().await;
-        let id = id_of(id);
+        let id = module_certificate(id);
         let removed = match self.workshop.forget(&id).await {
             Ok(()) => self.workshop.delete_key(&id).await,
             Err(error) => Err(error),
@@ -149,11 +149,6 @@ impl ModuleCredentials {
         let settings = self.settings.read().expect("no panic while held").clone();
         settings.filter(|settings| settings.includes(id))
     }
-}
-
-/// The id of both the key pair in keyd and the certificate in certd.
-fn id_of(module_id: &str) -> String {
-    format!("module-{module_id}")
 }
 
 fn hex(bytes: &[u8]) -> String {

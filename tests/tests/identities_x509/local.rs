@@ -102,6 +102,27 @@ fn identity_34_by_name_for_those_who_are_no_principals() {
 }
 
 #[test]
+fn decided_no_local_identity_takes_the_place_of_another_certificate() {
+    let names = ["device-id", "module-cam-1"];
+    let principal = |name: &str| format!("[[principal]]\nuid = 41002\nname = '{name}'\nidtype = ['local']\n");
+    let principals = names.map(principal).concat();
+    let plant = Plant::provisioned(&format!(
+        "[localid]\ndomain = 'x'\n[module_x509]\nmodules = ['cam-*']\n{principals}"
+    ));
+    let certificate = plant.certificate("device-id");
+    for name in names {
+        plant.as_uid(41002).get(&format!("/identities/modules/{name}?type=local")).expect(400);
+        assert!(plant.identityd.log().contains(&format!("{name:?} gets no local identity")), "{name}");
+    }
+    for name in ["device-id-temp", "module-cam-2"] {
+        let message =
+            plant.client().post("/identities/modules", &local(name, None)).expect(400).string("message");
+        assert!(message.contains("another certificate"), "{message}");
+    }
+    assert!(plant.certificate("device-id") == certificate);
+}
+
+#[test]
 fn decided_options_that_cannot_be_read_are_422() {
     let plant = plant("");
     for options in [json!({ "type": "x509", "attributes": "sever" }), json!({ "type": "psk" }), json!("x509")]

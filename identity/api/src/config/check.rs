@@ -93,7 +93,7 @@ impl Config {
 
     /// What may not be meant as it is written. One clause each.
     pub fn doubts(&self) -> Vec<String> {
-        let mut doubts = Vec::new();
+        let mut doubts: Vec<_> = self.reserved_names().collect();
         let mut uids = HashSet::new();
         let mut manager: Option<&str> = None;
         for principal in &self.principal {

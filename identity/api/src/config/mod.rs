@@ -4,6 +4,7 @@
 mod check;
 mod module_x509;
 mod provisioning;
+mod reserved;
 mod subject;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use check::BadConfig;
 pub use config_common::{AutoRenew, BadPolicy, KeyAlgorithm, Policy};
 pub use module_x509::{ModuleX509, Registration};
 pub use provisioning::{Attestation, Dps, Manual, ManualCredentials, Payload, Provisioning, Source};
+pub use reserved::module_certificate;
 pub use subject::Subject;
 
 /// The merged configuration of identityd.

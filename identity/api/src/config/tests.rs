@@ -204,6 +204,39 @@ fn doubts_name_the_principals() {
 }
 
 #[test]
+fn local_identities_do_not_get_in_the_way_of_the_device_and_its_modules() {
+    let x509 = "attestation = { method = 'x509', identity_cert = 'device-id', identity_pk = 'key' }";
+    let symmetric =
+        "attestation = { method = 'symmetric_key', registration_id = 'r', symmetric_key = 'device-id' }";
+    let dps = |attestation: &str| {
+        let principal = |name: &str| format!("[[principal]]\nuid = 1\nname = '{name}'\nidtype = ['local']\n");
+        let principals: String = ["device-id", "module-cam-1", "web"].map(principal).concat();
+        let source = format!("[provisioning]\nsource = 'dps'\nscope_id = 's'\n{attestation}\n");
+        let more = "[localid]\ndomain = 'd'\n[module_x509]\nmodules = ['cam-*', 'door']\n";
+        with(&format!("{source}{more}{principals}")).unwrap()
+    };
+    let config = dps(x509);
+    for (id, owner) in [
+        ("device-id", Some("the device")),
+        ("device-id-temp", Some("the device")),
+        ("device-id-2", None),
+        ("key", None),
+        ("web", None),
+        ("module-cam-1", Some("a module")),
+        ("module-door-temp", Some("a module")),
+        ("module-doors", None),
+        ("cam-1", None),
+    ] {
+        assert_eq!(config.owner_of_certificate(id), owner, "{id}");
+    }
+    assert_eq!(config.check(), Ok(()), "a configuration that upstream takes is no reason to end");
+    let named = |config: &Config, name: &str| config.doubts().iter().any(|doubt| doubt.contains(name));
+    assert!(named(&config, "\"device-id\"") && named(&config, "\"module-cam-1\""), "{:?}", config.doubts());
+    assert_eq!(dps(symmetric).owner_of_certificate("device-id"), None);
+    assert!(!named(&dps(symmetric), "\"device-id\" gets"));
+}
+
+#[test]
 fn principals_by_name_and_group_are_recorded_as_upstream_reads_them() {
     let text = "[[principal]]\nuser = 'root'\nname = 'a'\n[[principal]]\ngroup = 'root'\nname = 'b'\nidtype = []\n\
         [[principal]]\nuid = 'nobody at all'\nname = 'c'\nidtype = []\n[[principal]]\nuid = 7\nname = 'd'\nidtype = []";
