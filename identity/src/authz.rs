@@ -12,6 +12,7 @@ use identity_api::config::{IdType, Principal};
 use identity_api::{LocalIdOpts, LocalUse};
 
 use crate::Error;
+use crate::kind::Kind;
 
 /// The principals of a configuration, by what is asked of them.
 #[derive(Debug, Default)]
@@ -129,10 +130,11 @@ impl Caller<'_> {
     pub(crate) fn own_identity(&self) -> Result<Own, Error> {
         match self.roles.last() {
             Some(Role::Manager | Role::Process(Process { device: true, .. })) => Ok(Own::Device),
-            Some(Role::Process(Process { name, module, local, .. })) if *module || *local => {
-                Ok(Own::Module(name.clone()))
-            }
+            Some(Role::Process(Process { name, module: true, .. })) => Ok(Own::Module(name.clone())),
             _ if self.manages() => Ok(Own::Device),
+            Some(Role::Process(Process { local: true, .. })) => {
+                Err(self.forbidden("have an identity", LOCAL_ONLY))
+            }
             Some(_) => Err(self.forbidden("have an identity", "its [[principal]] has an empty idtype")),
             None => Err(self.forbidden("have an identity", NEEDS_PRINCIPAL)),
         }
@@ -149,14 +151,24 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether it may have the identity of the module `id`.
-    pub(crate) fn module(&self, id: &str) -> Result<ReadModule, Error> {
-        let own = |process: &Process| process.name == id && (process.module || process.local);
-        match self.manages() || self.processes().any(own) {
+    /// Whether it may have the identity `id` of this kind; `None` is a kind that there is not, to be told to whoever may
+    /// have anything of this name.
+    ///
+    /// Unlike upstream's, a principal for local identities gets no key of the hub's module that has its name. One for
+    /// modules may ask for a local identity, as with upstream, to be told that there is none.
+    pub(crate) fn module(&self, id: &str, kind: Option<Kind>) -> Result<ReadModule, Error> {
+        let may = |process: &Process| match kind {
+            Some(Kind::Aziot) => process.module,
+            Some(Kind::Local) | None => process.module || process.local,
+        };
+        let mut own = self.processes().filter(|process| process.name == id).peekable();
+        let remedy = match own.peek() {
+            Some(Process { local: true, .. }) => LOCAL_ONLY,
+            _ => "only its own [[principal]] may",
+        };
+        match self.manages() || own.any(may) {
             true => Ok(ReadModule(())),
-            false => {
-                Err(self.forbidden(&format!("have the identity {id:?}"), "only its own [[principal]] may"))
-            }
+            false => Err(self.forbidden(&format!("have the identity {id:?}"), remedy)),
         }
     }
 
@@ -185,6 +197,8 @@ impl Caller<'_> {
 }
 
 const ROOT: u32 = 0;
+const LOCAL_ONLY: &str =
+    "its [[principal]] has idtype \"local\", which is had with type=local by its name, not \"module\"";
 const NEEDS_PRINCIPAL: &str = "no [[principal]] of identityd is for this user";
 
 #[cfg(test)]
@@ -200,7 +214,8 @@ mod tests {
         }
     }
 
-    /// Own identity (`d`, a module's name or `-`), then y or n for: device, module `own`, another module, manage.
+    /// Own identity (`d`, a module's name or `-`), then y or n for: device, module `own`, another module, manage, the local
+    /// identity `own`.
     fn rights(principals: &[Principal], uid: u32, own: &str) -> String {
         let table = Principals::new(principals);
         let caller = table.caller(Peer::of_uid(uid));
@@ -211,9 +226,10 @@ mod tests {
         };
         let answers = [
             caller.device().is_ok(),
-            caller.module(own).is_ok(),
-            caller.module("another").is_ok(),
+            caller.module(own, Some(Kind::Aziot)).is_ok(),
+            caller.module("another", Some(Kind::Aziot)).is_ok(),
             caller.manage("x").is_ok(),
+            caller.module(own, Some(Kind::Local)).is_ok(),
         ];
         let answers: String = answers.iter().map(|allowed| if *allowed { 'y' } else { 'n' }).collect();
         format!("{identity} {answers}")
@@ -224,41 +240,41 @@ mod tests {
         use IdType::{Device, Local, Module};
         let table: &[(Option<&[IdType]>, &str, &str)] = &[
             // idtype, rights of uid 7, rights of root when the principal is root's
-            (None, "d yyyy", "d yyyy"),
-            (Some(&[]), "- nnnn", "d yyyy"),
-            (Some(&[Device]), "d ynnn", "d yyyy"),
-            (Some(&[Module]), "x nynn", "x yyyy"),
-            (Some(&[Local]), "x nynn", "x yyyy"),
-            (Some(&[Module, Local]), "x nynn", "x yyyy"),
-            (Some(&[Module, Device]), "d yynn", "d yyyy"),
+            (None, "d yyyyy", "d yyyyy"),
+            (Some(&[]), "- nnnnn", "d yyyyy"),
+            (Some(&[Device]), "d ynnnn", "d yyyyy"),
+            (Some(&[Module]), "x nynny", "x yyyyy"),
+            (Some(&[Local]), "- nnnny", "d yyyyy"),
+            (Some(&[Module, Local]), "x nynny", "x yyyyy"),
+            (Some(&[Module, Device]), "d yynny", "d yyyyy"),
         ];
         for (id_types, expected, of_root) in table {
             assert_eq!(rights(&[principal(7, "x", *id_types)], 7, "x"), *expected, "{id_types:?}");
             assert_eq!(rights(&[principal(0, "x", *id_types)], 0, "x"), *of_root, "{id_types:?}");
-            assert_eq!(rights(&[principal(7, "x", *id_types)], 0, "x"), "d yyyy", "{id_types:?}");
-            assert_eq!(rights(&[principal(7, "x", *id_types)], 8, "x"), "- nnnn", "{id_types:?}");
+            assert_eq!(rights(&[principal(7, "x", *id_types)], 0, "x"), "d yyyyy", "{id_types:?}");
+            assert_eq!(rights(&[principal(7, "x", *id_types)], 8, "x"), "- nnnnn", "{id_types:?}");
         }
     }
 
     #[test]
     fn only_the_first_manager_counts() {
         let two = [principal(7, "a", None), principal(8, "b", None)];
-        assert_eq!(rights(&two, 7, "a"), "d yyyy");
-        assert_eq!(rights(&two, 8, "b"), "- nnnn");
+        assert_eq!(rights(&two, 7, "a"), "d yyyyy");
+        assert_eq!(rights(&two, 8, "b"), "- nnnnn");
     }
 
     #[test]
     fn each_principal_of_a_user_gives_and_the_last_decides_who_it_is() {
         let module: Option<&[IdType]> = Some(&[IdType::Module]);
         let two = [principal(7, "a", module), principal(7, "b", module)];
-        assert_eq!(rights(&two, 7, "a"), "b nynn");
-        assert_eq!(rights(&two, 7, "b"), "b nynn");
+        assert_eq!(rights(&two, 7, "a"), "b nynny");
+        assert_eq!(rights(&two, 7, "b"), "b nynny");
         assert_eq!(Principals::new(&two).modules().iter().collect::<Vec<_>>(), ["a", "b"]);
         let device = principal(7, "d", Some(&[IdType::Device]));
-        assert_eq!(rights(&[device, principal(7, "a", module)], 7, "a"), "a yynn");
-        assert_eq!(rights(&[principal(7, "m", None), principal(7, "b", module)], 7, "b"), "b yyyy");
-        assert_eq!(rights(&[principal(7, "b", module), principal(7, "m", None)], 7, "b"), "d yyyy");
-        assert_eq!(rights(&[principal(7, "a", module), principal(7, "e", Some(&[]))], 7, "a"), "- nynn");
+        assert_eq!(rights(&[device, principal(7, "a", module)], 7, "a"), "a yynny");
+        assert_eq!(rights(&[principal(7, "m", None), principal(7, "b", module)], 7, "b"), "b yyyyy");
+        assert_eq!(rights(&[principal(7, "b", module), principal(7, "m", None)], 7, "b"), "d yyyyy");
+        assert_eq!(rights(&[principal(7, "a", module), principal(7, "e", Some(&[]))], 7, "a"), "- nynny");
     }
 
     #[test]
@@ -270,7 +286,7 @@ mod tests {
         assert_eq!(own(8, 0), Some(Own::Module("shared".into())));
         assert_eq!(own(7, 0), Some(Own::Module("mine".into())));
         assert_eq!(own(8, 8), None);
-        assert!(table.caller(Peer { uid: 7, gid: 0, pid: None }).module("shared").is_ok());
+        assert!(table.caller(Peer { uid: 7, gid: 0, pid: None }).module("shared", Some(Kind::Aziot)).is_ok());
     }
 
     #[test]

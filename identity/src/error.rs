@@ -32,12 +32,12 @@ pub enum Error {
         remedy: &'static str,
     },
 
-    /// `type` is missing or not one of those that the endpoint has.
+    /// `type` is not one of those that the endpoint has.
     #[error("the parameter type must be {expected}, got {given:?}")]
     BadType {
         /// The accepted values.
         expected: &'static str,
-        /// What was given, empty if nothing was.
+        /// What was given.
         given: String,
     },
     /// A text that cannot be the name of a module.

@@ -7,9 +7,10 @@ use identity_api::{
 };
 
 use crate::authz::Own;
+use crate::kind::Kind;
 use crate::module_id::ModuleId;
 use crate::modules::Effort;
-use crate::{Error, Identityd, Settings, local, provision, trust_bundle};
+use crate::{Error, Identityd, Settings, local, provision};
 
 impl Handlers for Identityd {
     type Error = Error;
@@ -47,7 +48,7 @@ impl Serve<ListModules> for Identityd {
     async fn serve(&self, peer: Peer, request: ListModules) -> Result<ModuleList, Error> {
         let settings = self.settings();
         settings.principals.caller(peer).manage("list modules")?;
-        aziot_only(request.r#type.as_deref())?;
+        Kind::only_aziot(request.r#type.as_deref())?;
         let device = self.device_now()?;
         let modules = device.modules.list(settings.config.prefer_module_identity_cache).await;
         let identities = modules.iter().map(|module| device.module_identity(module, None)).collect();
@@ -74,8 +75,9 @@ impl Serve<CreateModule> for Identityd {
 impl Serve<GetModule> for Identityd {
     async fn serve(&self, peer: Peer, GetModule { id, r#type }: GetModule) -> Result<Identity, Error> {
         let settings = self.settings();
-        settings.principals.caller(peer).module(&id)?;
-        match Kind::of(r#type.as_deref())? {
+        let kind = Kind::of(r#type.as_deref());
+        settings.principals.caller(peer).module(&id, kind.as_ref().ok().copied())?;
+        match kind? {
             Kind::Local => {
                 let Settings { config, principals, .. } = &*settings;
                 local::of_principal(config, principals, &id, &self.services.workshop).await
@@ -91,7 +93,7 @@ impl Serve<GetModule> for Identityd {
 impl Serve<UpdateModule> for Identityd {
     async fn serve(&self, peer: Peer, UpdateModule { id, r#type }: UpdateModule) -> Result<Identity, Error> {
         self.settings().principals.caller(peer).manage("update modules")?;
-        aziot_only(r#type.as_deref())?;
+        Kind::only_aziot(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
         let (module, auth) = device.modules.update(&id, &self.module_credentials).await?;
         Ok(device.module_identity(&module, Some(auth)))
@@ -101,7 +103,7 @@ impl Serve<UpdateModule> for Identityd {
 impl Serve<DeleteModule> for Identityd {
     async fn serve(&self, peer: Peer, DeleteModule { id, r#type }: DeleteModule) -> Result<(), Error> {
         self.settings().principals.caller(peer).manage("delete modules")?;
-        aziot_only(r#type.as_deref())?;
+        Kind::only_aziot(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
         device.modules.delete(&id, &self.module_credentials, Effort::for_caller()).await
     }
@@ -115,33 +117,6 @@ impl Serve<GetProvisioning> for Identityd {
 
 impl Serve<GetTrustBundle> for Identityd {
     async fn serve(&self, _: Peer, _: GetTrustBundle) -> Result<TrustBundle, Error> {
-        Ok(trust_bundle::bundle())
+        self.trust_bundle().await
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Aziot,
-    Local,
-}
-
-impl Kind {
-    fn of(given: Option<&str>) -> Result<Self, Error> {
-        match given {
-            Some("aziot") => Ok(Self::Aziot),
-            Some("local") => Ok(Self::Local),
-            given => Err(bad_type("aziot or local", given)),
-        }
-    }
-}
-
-fn aziot_only(given: Option<&str>) -> Result<(), Error> {
-    match given {
-        Some("aziot") => Ok(()),
-        given => Err(bad_type("aziot", given)),
-    }
-}
-
-fn bad_type(expected: &'static str, given: Option<&str>) -> Error {
-    Error::BadType { expected, given: given.unwrap_or_default().to_owned() }
 }

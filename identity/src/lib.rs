@@ -21,6 +21,7 @@ mod device;
 mod draft;
 mod error;
 mod handlers;
+mod kind;
 mod local;
 mod module_credentials;
 mod module_id;
@@ -279,6 +280,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         log_level: _,
         draft_api,
         trusted_certs,
+        trust_bundle: _,
         provisioning: _,
         principal: _,
         localid: _,

@@ -78,7 +78,7 @@ async fn who_may_not_ask_is_told_so_first() {
     let (status, message) = refusal(stranger.call(get("a/b", "what")).await);
     assert!(status == 401 && message.contains("user 7"), "{status} {message}");
     let root = Local(daemon, Peer::of_uid(0));
-    for (id, kind) in [("x", "what"), ("x", ""), ("a/b", "aziot"), (" ", "aziot")] {
+    for (id, kind) in [("x", "what"), ("a/b", "aziot"), ("a/b", ""), (" ", "aziot")] {
         assert_eq!(refusal(root.call(get(id, kind)).await).0, 400, "{id} {kind}");
     }
 }
@@ -90,6 +90,7 @@ async fn keyd_and_hub_away_are_404() {
     let (status, message) = refusal(root.call(GetIdentity {}).await);
     assert!(status == 404 && message.contains("nobody.sock"), "{status} {message}");
     assert_eq!(refusal(root.call(get("x", "aziot")).await).0, 404);
+    assert_eq!(refusal(root.call(get("x", "")).await).0, 404);
 }
 
 #[tokio::test(start_paused = true)]

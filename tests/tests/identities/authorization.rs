@@ -107,6 +107,21 @@ fn identity_35_41_a_process_has_its_own_module_only() {
     device.get("/identities/modules/dev?type=aziot").expect(401);
 }
 
+/// Upstream gives such a process the key of the hub's module that has its name.
+#[test]
+fn decided_a_local_process_has_nothing_of_the_hub() {
+    let site = site(&[(1001, "hmi", "['local']\n[localid]\ndomain = 'x'")]);
+    site.cloud.add_module("hmi");
+    site.module("hmi").expect(200);
+    let hmi = site.as_uid(1001);
+    for path in ["identity", "modules/hmi?type=aziot", "modules/hmi"] {
+        let message = hmi.get(&format!("/identities/{path}")).expect(401).string("message");
+        assert!(message.contains("type=local"), "{path}: {message}");
+    }
+    hmi.get("/identities/modules/hmi?type=local").expect(500); // there is no certd
+    hmi.get("/identities/modules/hmi?type=what").expect(400);
+}
+
 #[test]
 fn identity_42_a_process_without_identity() {
     let site = site(&[(1001, "empty", "[]")]);

@@ -92,11 +92,23 @@ fn identity_10_11_the_schema_comes_before_the_caller_and_the_caller_before_the_t
     }
     stranger.post("/identities/modules", &json!({ "type": "what", "moduleId": "x" })).expect(401);
     stranger.get("/identities/modules?type=what").expect(401);
-    for path in ["/identities/modules?type=what", "/identities/modules", "/identities/modules?type=local"] {
+    for path in ["/identities/modules?type=what", "/identities/modules?type=local"] {
         client.get(path).expect(400);
     }
-    client.get("/identities/modules/x").expect(400);
     client.delete("/identities/modules/x?type=local", None).expect(400);
+}
+
+#[test]
+fn decided_a_module_of_no_type_is_one_of_the_hub() {
+    let site = Site::manual("");
+    site.create("m").expect(200);
+    let client = site.client();
+    let module = client.get("/identities/modules/m").expect(200).json();
+    assert_eq!((&module["type"], &module["spec"]["moduleId"]), (&json!("aziot"), &json!("m")));
+    client.get("/identities/modules").expect(200);
+    client.put("/identities/modules/m", &json!({})).expect(200);
+    client.delete("/identities/modules/m", None).expect(204);
+    site.module("m").expect(404);
 }
 
 #[test]
