@@ -7,4 +7,5 @@ mod checklist;
 mod golden;
 mod hardship;
 mod journeys;
+mod pins;
 mod threads;

@@ -44,6 +44,11 @@ pub enum Fault {
         /// What the system said.
         why: String,
     },
+    /// A key needs a login, and there is no PIN.
+    #[error(
+        "the URI of the token has no PIN, without which it does nothing with private keys; add ?pin-source=/path to the URI"
+    )]
+    PinMissing,
     /// The token refused the PIN, and is not asked again.
     #[error(
         "the token refused the PIN ({0}); it is not tried again until another one is configured, so that it does not lock the token"
@@ -139,6 +144,7 @@ impl Fault {
             | Self::NoToken { .. }
             | Self::Ambiguous { .. }
             | Self::NoPin { .. }
+            | Self::PinMissing
             | Self::PinRefused(_)
             | Self::LastTry
             | Self::TimedOut(_)
@@ -202,7 +208,9 @@ mod tests {
         ] {
             assert_eq!(fault(answer).remedy(), remedy, "{answer:?}");
         }
-        assert_eq!(Fault::PinRefused("").remedy(), Remedy::None, "a wrong PIN is not tried again");
+        for fault in [Fault::PinRefused(""), Fault::PinMissing] {
+            assert_eq!(fault.remedy(), Remedy::None, "no session has another PIN");
+        }
     }
 
     #[test]

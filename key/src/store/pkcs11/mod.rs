@@ -15,6 +15,7 @@ mod pin;
 mod public;
 mod queue;
 mod reply;
+mod slot;
 mod token;
 mod use_key;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
 use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::slot::{Limit, Slot, TokenInfo};
+use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
 use key_api::{PinSource, TokenName};
 
@@ -20,6 +20,7 @@ use super::module::{Module, Ready};
 use super::pin::{self, Digest};
 use super::queue::Queue;
 use super::reply::Reply;
+use super::slot::{find_slot, sessions};
 use crate::Error;
 use crate::store::Gate;
 
@@ -141,6 +142,8 @@ impl Token {
             };
             let remedy = match fault.remedy() {
                 Remedy::Ask if seat.is_alive() => Remedy::None,
+                // Other tokens have sessions, too.
+                Remedy::Reopen if !may_reopen && seat.is_alive() => Remedy::None,
                 Remedy::Ask => Remedy::Restart,
                 Remedy::Restart if !self.may_come_back(&ready, &fault) => Remedy::None,
                 remedy => remedy,
@@ -191,7 +194,10 @@ impl Token {
             // A session of another epoch is gone, whatever its number means now.
             place => &mut place.insert((ready.epoch(), self.open(ready)?)).1,
         };
-        call(&Call { session, incarnation })
+        call(&Call { session, incarnation }).map_err(|fault| match fault.answer() {
+            Some(RvError::UserNotLoggedIn) if self.pin.is_none() => Fault::PinMissing,
+            _ => fault,
+        })
     }
 
     /// Forgets where the token and its objects are.
@@ -311,58 +317,6 @@ impl Seat {
     }
 }
 
-/// The slot with the one token that is called `name`.
-fn find_slot(library: &Pkcs11, name: &TokenName) -> Result<Slot, Fault> {
-    if let TokenName::Slot(number) = name {
-        return Slot::try_from(*number).map_err(Fault::said("take the slot-id"));
-    }
-    let slots = library.get_slots_with_token().map_err(Fault::said("list its slots"))?;
-    let mut present = Vec::new();
-    for slot in slots {
-        match library.get_token_info(slot) {
-            Ok(info) if info.token_initialized() => present.push((slot, info)),
-            Ok(_) => {}
-            Err(error) => tracing::debug!("slot {} is passed over: {error}", slot.id()),
-        }
-    }
-    let matching: Vec<_> = present.iter().filter(|(_, info)| is_called(info, name)).collect();
-    match matching.as_slice() {
-        [(slot, _)] => Ok(*slot),
-        [] => Err(Fault::NoToken { token: name.to_string(), present: listed(&present, TokenInfo::label) }),
-        several => {
-            let serials = several.iter().map(|(_, info)| info.serial_number().trim_end()).collect::<Vec<_>>();
-            Err(Fault::Ambiguous { token: name.to_string(), serials: serials.join(", ") })
-        }
-    }
-}
-
-fn is_called(info: &TokenInfo, name: &TokenName) -> bool {
-    let TokenName::Properties { label, serial, manufacturer, model } = name else { return false };
-    [
-        (label, info.label()),
-        (serial, info.serial_number()),
-        (manufacturer, info.manufacturer_id()),
-        (model, info.model()),
-    ]
-    .into_iter()
-    .all(|(wanted, is)| wanted.as_deref().is_none_or(|wanted| wanted == is.trim()))
-}
-
-fn listed(present: &[(Slot, TokenInfo)], property: impl Fn(&TokenInfo) -> &str) -> String {
-    match present {
-        [] => "none".to_owned(),
-        some => some.iter().map(|(_, info)| property(info).trim()).collect::<Vec<_>>().join(", "),
-    }
-}
-
-/// Sessions that may be open at a time.
-fn sessions(info: &TokenInfo) -> usize {
-    match info.max_rw_session_count() {
-        Limit::Max(max) => usize::try_from(max).unwrap_or(MAX_SESSIONS).clamp(1, MAX_SESSIONS),
-        Limit::Unavailable | Limit::Infinite => MAX_SESSIONS,
-    }
-}
-
 /// Why a PIN is of no use, if that is the matter.
 fn refusal(fault: &Fault) -> Option<&'static str> {
     match fault.answer()? {
@@ -375,6 +329,3 @@ fn refusal(fault: &Fault) -> Option<&'static str> {
         _ => None,
     }
 }
-
-/// Threads, each with a session, that a token gets at most.
-const MAX_SESSIONS: usize = 4;
