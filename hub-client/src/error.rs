@@ -42,4 +42,27 @@ impl Error {
     pub fn is_after_unheard(&self) -> bool {
         matches!(self, Self::Cloud(failure) if failure.unheard)
     }
+
+    /// Whether the hub knows no such thing, without it being said here whether that is the module or the device.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.kind() == FailureKind::NotFound
+    }
+
+    /// Whether the hub says that it does not know the device: 404 with the code 404001 (spec cloud-protocols, 7.4).
+    pub fn is_unknown_device(&self) -> bool {
+        self.is_not_found() && self.names(&["DeviceNotFound", "404001"])
+    }
+
+    /// Whether the hub says that the device has no such module: 404 with the code 404010. A 404 that says neither may
+    /// come from anybody on the way.
+    pub fn is_unknown_module(&self) -> bool {
+        self.is_not_found() && self.names(&["ModuleNotFound", "404010"])
+    }
+
+    /// Whether one of these codes is in what the service says.
+    fn names(&self, codes: &[&str]) -> bool {
+        let Self::Cloud(failure) = self else { return false };
+        let said = |text: &str| codes.iter().any(|code| text.contains(code));
+        failure.code.as_deref().is_some_and(said) || said(&failure.message)
+    }
 }

@@ -6,11 +6,13 @@
 mod error;
 mod schema;
 
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri};
-use http_common::https::{Call, Cloud, CloudFailure, Credentials, Reply, path_segment};
+use http_common::https::{Call, Cloud, Credentials, Reply, path_segment};
 use http_common::sas::{Scope, Signer};
 
 pub use error::Error;
@@ -32,7 +34,7 @@ pub struct HubClient<S> {
 pub struct Device {
     /// The hub's host name, with a port if it is not 443. Tokens name it also when a gateway is asked.
     pub hub: String,
-    /// The parent gateway to ask instead of the hub, with a port if it is not 443.
+    /// The parent gateway to ask instead of the hub, with a port if it is not 443. An IPv6 address may be bare.
     pub gateway: Option<String>,
     /// The device's name at the hub.
     pub device_id: String,
@@ -120,7 +122,7 @@ impl<S: Signer> HubClient<S> {
         let accept = [StatusCode::NO_CONTENT, StatusCode::OK];
         match self.call(Method::DELETE, Some(module_id), Some(if_match), None, &accept, deadline).await {
             Ok(_) => Ok(Deleted::Removed),
-            Err(Error::Cloud(failure)) if is_absent_module(&failure) => Ok(Deleted::WasAbsent),
+            Err(err) if err.is_not_found() && !err.is_unknown_device() => Ok(Deleted::WasAbsent),
             Err(err) => Err(err),
         }
     }
@@ -156,7 +158,7 @@ impl<S: Signer> HubClient<S> {
 impl Device {
     /// The URL of the device's modules or of one of them.
     fn uri(&self, module_id: Option<&str>) -> Result<Uri, Error> {
-        let host = self.gateway.as_deref().unwrap_or(&self.hub);
+        let host = in_url(self.gateway.as_deref().unwrap_or(&self.hub));
         let device = path_segment(&self.device_id);
         let module = match module_id {
             None => String::new(),
@@ -165,7 +167,7 @@ impl Device {
         };
         format!("https://{host}/devices/{device}/modules{module}?api-version={API_VERSION}")
             .parse()
-            .map_err(|_| Error::BadHost { host: host.to_owned() })
+            .map_err(|_| Error::BadHost { host: host.into_owned() })
     }
 }
 
@@ -185,14 +187,12 @@ fn is_module_id(id: &str) -> bool {
     !dots && id.chars().count() <= MODULE_ID_LIMIT && !id.chars().any(|c| c == '/' || c.is_control())
 }
 
-/// A 404 that is about the module. The device itself may be unknown as well, which is another matter.
-fn is_absent_module(failure: &CloudFailure) -> bool {
-    let text = |part: Option<&str>| {
-        part.is_some_and(|text| text.contains("DeviceNotFound") || text.contains("404001"))
-    };
-    failure.status == Some(StatusCode::NOT_FOUND)
-        && !text(failure.code.as_deref())
-        && !text(Some(&failure.message))
+/// `host` as it stands in a URL: an IPv6 address needs brackets there.
+fn in_url(host: &str) -> Cow<'_, str> {
+    match host.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{host}]").into(),
+        Err(_) => host.into(),
+    }
 }
 
 const MODULE_ID_LIMIT: usize = 128;

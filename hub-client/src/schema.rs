@@ -40,9 +40,9 @@ pub enum AuthType {
     None,
     /// With tokens signed by a symmetric key.
     Sas,
-    /// With a certificate known by its thumbprint.
-    X509,
-    /// In a way this client does not deal with, such as `selfSigned`.
+    /// With a certificate; by what the hub knows it.
+    X509(ModuleCertificate),
+    /// In a way this client does not deal with.
     Other(String),
 }
 
@@ -163,14 +163,26 @@ fn filled<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error
 
 fn auth_type<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AuthType>, D::Error> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Authentication {
         r#type: Option<String>,
+        x509_thumbprint: Option<Thumbprint>,
     }
-    let name = Option::<Authentication>::deserialize(from)?.and_then(|authentication| authentication.r#type);
-    Ok(name.map(|name| match name.as_str() {
-        "none" => AuthType::None,
-        "sas" => AuthType::Sas,
-        "x509" => AuthType::X509,
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Thumbprint {
+        primary_thumbprint: Option<String>,
+    }
+    let Some(Authentication { r#type: Some(name), x509_thumbprint }) = Option::deserialize(from)? else {
+        return Ok(None);
+    };
+    let thumbprint = x509_thumbprint.and_then(|thumbprint| thumbprint.primary_thumbprint);
+    Ok(Some(match (name.as_str(), thumbprint) {
+        ("none", _) => AuthType::None,
+        ("sas", _) => AuthType::Sas,
+        // Registered as "x509", answered as "selfSigned".
+        ("x509" | "selfSigned", Some(text)) => AuthType::X509(ModuleCertificate::Thumbprint(text)),
+        ("certificateAuthority", _) => AuthType::X509(ModuleCertificate::Authority),
         _ => AuthType::Other(name),
     }))
 }

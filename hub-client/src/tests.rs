@@ -99,13 +99,15 @@ async fn a_list_survives_what_it_does_not_know() {
     let (hub, _) = client(|_| {
         let other = r#"{"moduleId":"m2","deviceId":"d","managedBy":"","authentication":{"type":"certificateAuthority"}}"#;
         let bare = r#"{"moduleId":"m3","deviceId":"d","managedBy":null,"authentication":null,"new":{}}"#;
-        answer(200, "", &format!(r#"[{MODULE},{other},{{"odd":1}},{bare},7]"#))
+        let own = r#"{"moduleId":"m4","deviceId":"d","authentication":{"x509Thumbprint":{"primaryThumbprint":"AB"},"type":"selfSigned"}}"#;
+        answer(200, "", &format!(r#"[{MODULE},{other},{{"odd":1}},{bare},{own},7]"#))
     });
     let modules = hub.list(soon()).await.unwrap();
     let seen: Vec<_> =
         modules.iter().map(|module| (module.module_id.as_str(), module.auth_type.clone())).collect();
-    let other = AuthType::Other("certificateAuthority".into());
-    assert_eq!(seen, [("a b", Some(AuthType::Sas)), ("m2", Some(other)), ("m3", None)]);
+    let by = |certificate| Some(AuthType::X509(certificate));
+    let (other, own) = (by(ModuleCertificate::Authority), by(ModuleCertificate::Thumbprint("AB".into())));
+    assert_eq!(seen, [("a b", Some(AuthType::Sas)), ("m2", other), ("m3", None), ("m4", own)]);
     assert_eq!((&modules[1].managed_by, &modules[2].managed_by), (&None, &None));
 }
 
@@ -132,6 +134,11 @@ async fn what_a_deletion_finds() {
     assert_eq!(delete(&not_found("ModuleNotFound").0).await.unwrap(), Deleted::WasAbsent);
     let unknown_device = delete(&not_found("DeviceNotFound").0).await.unwrap_err();
     assert_eq!(unknown_device.kind(), FailureKind::NotFound);
+    assert!(unknown_device.is_unknown_device() && !unknown_device.is_unknown_module());
+    let unknown_module = not_found("ModuleNotFound").0.get("m", soon()).await.unwrap_err();
+    assert!(unknown_module.is_unknown_module() && !unknown_module.is_unknown_device());
+    let somebodys = client(|_| answer(404, "", "")).0.get("m", soon()).await.unwrap_err();
+    assert!(!somebodys.is_unknown_module() && !somebodys.is_unknown_device());
     assert_eq!(
         delete(&client(|_| answer(412, "", "")).0).await.unwrap_err().kind(),
         FailureKind::Precondition
@@ -172,4 +179,11 @@ async fn names_that_are_no_names_go_nowhere() {
         device.uri(None).unwrap(),
         "https://localhost:9443/devices/d/modules?api-version=2017-11-08-preview"
     );
+    for (gateway, host) in
+        [("fd00::17", "[fd00::17]"), ("[fd00::17]:8443", "[fd00::17]:8443"), ("::1", "[::1]")]
+    {
+        let device = Device { hub: "h".into(), gateway: Some(gateway.into()), device_id: "d".into() };
+        let expected = format!("https://{host}/devices/d/modules?api-version=2017-11-08-preview");
+        assert_eq!(device.uri(None).unwrap().to_string(), expected);
+    }
 }
