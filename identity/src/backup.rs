@@ -1,5 +1,5 @@
 //! What identityd remembers of the device over a restart: `device_info` and `prev_state`, byte for byte as upstream 1.6
-//! writes them, and a file of our own beside them (spec identity-service, chapter 9). Decides nothing.
+//! writes them, and files of our own beside them (spec identity-service, chapter 9). Decides nothing.
 //!
 //! A file that cannot be understood is as good as none, and says so in the log; it never hides another one.
 
@@ -119,6 +119,20 @@ impl Home {
         Ok(())
     }
 
+    /// The trust bundle `id` as it was last.
+    pub(crate) fn bundle(&self, id: &str) -> Option<String> {
+        let text = self.read(BUNDLE)?;
+        let (of, certificates) = text.split_once('\n')?;
+        (of == format!("{id:?}")).then(|| certificates.to_owned())
+    }
+
+    /// Remember the trust bundle `id`. Its id stands before the certificates, where readers of PEM skip it.
+    pub(crate) fn keep_bundle(&self, id: &str, certificates: &str) -> Result<(), Error> {
+        let text = format!("{id:?}\n{certificates}");
+        durable::write_if_changed(&self.0.join(BUNDLE), text.as_bytes(), MODE)?;
+        Ok(())
+    }
+
     fn read(&self, name: &str) -> Option<String> {
         let path = self.0.join(name);
         match std::fs::read(&path) {
@@ -144,6 +158,7 @@ impl Home {
 
 const DEVICE_INFO: &str = "device_info";
 const PREV_STATE: &str = "prev_state";
+const BUNDLE: &str = "trust_bundle.pem";
 const MEMO: &str = "provisioning_memo";
 const MODE: u32 = 0o600;
 
@@ -221,6 +236,17 @@ mod tests {
         }
         assert_eq!(home.prev_state(&record("h")), None);
         assert_eq!(home.memo(), Memo::default());
+    }
+
+    #[test]
+    fn a_bundle_is_that_of_its_id() {
+        let (_directory, home) = home();
+        assert_eq!(home.bundle("a"), None);
+        home.keep_bundle("a\nb", "-----BEGIN").unwrap();
+        assert_eq!(home.bundle("a\nb").as_deref(), Some("-----BEGIN"));
+        assert_eq!((home.bundle("a"), home.bundle("")), (None, None));
+        home.keep_bundle("a", "").unwrap();
+        assert_eq!(home.bundle("a").as_deref(), Some(""), "known to be empty");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub struct DeleteModule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GetProvisioning {}
 
-/// Ask for the certificate authorities that DPS hands out.
+/// Ask for the certificate authorities that programs on this device shall trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GetTrustBundle {}
 
@@ -251,7 +251,7 @@ pub enum ManualAuth {
     X509,
 }
 
-/// Certificate authorities that DPS hands out; it hands out none today.
+/// The certificate authorities that programs on this device shall trust; none unless configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrustBundle {
     /// PEM, or nothing.

@@ -14,3 +14,4 @@ mod local;
 mod modules;
 mod plant;
 mod tpm;
+mod trust;

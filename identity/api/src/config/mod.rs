@@ -51,6 +51,9 @@ pub struct Config {
     /// PEM files of authorities that may vouch for the cloud, a parent gateway or a proxy, besides those of the system.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_certs: Vec<PathBuf>,
+    /// certd's id of the certificates of the authorities that `GET /trust-bundle` tells programs to trust; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_bundle: Option<String>,
     /// How the device gets its identity.
     pub provisioning: Provisioning,
     /// Who has identities of its own, and who manages those of others.
@@ -74,6 +77,7 @@ impl Config {
         record.log_level = None;
         record.draft_api = false;
         record.trusted_certs.clear();
+        record.trust_bundle = None;
         for principal in &mut record.principal {
             // Only the names of principals matter there.
             principal.who = principal.who.uid().unwrap_or(NOBODY).into();

@@ -4,12 +4,15 @@
 use super::{Attestation, Config, IdType, ManualCredentials, Source};
 
 impl Config {
-    /// Whose certificate has `id` at certd, if it is one that this service keeps there: no local identity can have that name.
+    /// Whose certificate has `id` at certd, if it is one that this service keeps or looks for there: no local identity can have that name.
     pub fn owner_of_certificate(&self, id: &str) -> Option<&'static str> {
         let is =
             |other: &str| id.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest == TEMPORARY);
         if self.provisioning.source.identity_cert().is_some_and(is) {
             return Some("the device");
+        }
+        if self.trust_bundle.as_deref() == Some(id) {
+            return Some("those who are trusted");
         }
         let module = id.strip_prefix(MODULE)?;
         let settings = self.module_x509.as_ref()?;

@@ -88,7 +88,7 @@ fn every_field_survives_being_written() {
 #[test]
 fn prev_state_is_written_as_upstream_writes_it() {
     let text = format!(
-        "log_level = 'debug'\n{MANUAL}[[principal]]\nuid = 7\nname = 'a'\nidtype = 'module'\n[endpoints]\naziot_keyd = 'unix:///x'"
+        "log_level = 'debug'\ntrust_bundle = 'b'\n{MANUAL}[[principal]]\nuid = 7\nname = 'a'\nidtype = 'module'\n[endpoints]\naziot_keyd = 'unix:///x'"
     );
     let written = toml::to_string(&with(&text).unwrap().for_record()).unwrap();
     let expected = r#"hostname = "press-17"
@@ -213,7 +213,7 @@ fn local_identities_do_not_get_in_the_way_of_the_device_and_its_modules() {
         let principals: String = ["device-id", "module-cam-1", "web"].map(principal).concat();
         let source = format!("[provisioning]\nsource = 'dps'\nscope_id = 's'\n{attestation}\n");
         let more = "[localid]\ndomain = 'd'\n[module_x509]\nmodules = ['cam-*', 'door']\n";
-        with(&format!("{source}{more}{principals}")).unwrap()
+        with(&format!("trust_bundle = 'cas'\n{source}{more}{principals}")).unwrap()
     };
     let config = dps(x509);
     for (id, owner) in [
@@ -225,6 +225,7 @@ fn local_identities_do_not_get_in_the_way_of_the_device_and_its_modules() {
         ("module-cam-1", Some("a module")),
         ("module-door-temp", Some("a module")),
         ("module-doors", None),
+        ("cas", Some("those who are trusted")),
         ("cam-1", None),
     ] {
         assert_eq!(config.owner_of_certificate(id), owner, "{id}");
