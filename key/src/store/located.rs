@@ -43,7 +43,7 @@ impl LocatedStore {
             PreloadedUri::Pkcs11(uri) => Some(uri),
             PreloadedUri::File(_) | PreloadedUri::Tpm(_) => None,
         });
-        let tokens = Tokens::new(path, base.iter().chain(preloaded));
+        let tokens = Tokens::new(path, homedir_path.as_deref(), base.iter().chain(preloaded));
         if let Some(base) = base {
             tokens.connect(base)?;
         }

@@ -8,12 +8,14 @@
 mod back_off;
 mod fault;
 mod keys;
+mod login;
 mod module;
 mod objects;
 mod pairs;
 mod pin;
 mod public;
 mod queue;
+mod refused;
 mod reply;
 mod slot;
 mod token;
@@ -55,8 +57,13 @@ pub(super) struct Place {
 
 impl Tokens {
     /// The tokens that `uris` name, behind the library at `path`. The first URI of a token that has a PIN decides on it.
-    pub(super) fn new<'u>(path: &Path, uris: impl Iterator<Item = &'u TokenUri>) -> Self {
-        let module = Arc::new(Module::new(path));
+    /// PINs that tokens refuse are remembered below `homedir`.
+    pub(super) fn new<'u>(
+        path: &Path,
+        homedir: Option<&Path>,
+        uris: impl Iterator<Item = &'u TokenUri>,
+    ) -> Self {
+        let module = Arc::new(Module::new(path, homedir));
         let mut pins = BTreeMap::new();
         for uri in uris {
             let pin = pins.entry(uri.token().clone()).or_insert(None);

@@ -13,10 +13,12 @@ use cryptoki::error::{Error as Pkcs11Error, RvError};
 
 use super::back_off::BackOff;
 use super::fault::Fault;
+use super::login::Logins;
 
 /// The library at one path.
 pub(super) struct Module {
     path: PathBuf,
+    logins: Logins,
     state: RwLock<State>,
 }
 
@@ -31,9 +33,15 @@ struct State {
 pub(super) struct Ready<'m>(RwLockReadGuard<'m, State>);
 
 impl Module {
-    /// The library at `path`, which is not looked at yet.
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), state: RwLock::default() }
+    /// The library at `path`, which is not looked at yet. PINs that it refuses are remembered below `homedir`.
+    pub(super) fn new(path: &Path, homedir: Option<&Path>) -> Self {
+        let logins = Logins::new(homedir.map(|homedir| homedir.join(REFUSED_PINS)));
+        Self { path: path.to_owned(), logins, state: RwLock::default() }
+    }
+
+    /// Who is logged in to the tokens.
+    pub(super) fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// Loads the library and makes it ready unless it is.
@@ -171,6 +179,8 @@ const NEEDED: [Function; 22] = [
     Function::GenerateKey,
     Function::GenerateKeyPair,
 ];
+/// The name of the file beside the directory of keys.
+const REFUSED_PINS: &str = "refused-pins";
 /// How long to wait for calls to leave the library before it is made ready anew.
 const PATIENCE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(5);
@@ -181,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_no_library_is_refused_with_its_path() {
-        let module = Module::new(Path::new("/dev/null"));
+        let module = Module::new(Path::new("/dev/null"), None);
         let fault = module.ready().err().unwrap();
         assert!(fault.to_string().contains("/dev/null"), "{fault}");
         assert!(matches!(module.ready().err(), Some(Fault::BackingOff(_))));

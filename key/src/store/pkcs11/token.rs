@@ -1,7 +1,7 @@
 //! One token: in which slot it is, sessions that are logged in, calls on threads of its own. Knows no keys.
 //!
 //! A call that fails for its session is made once more in a new one; a call that fails for its token, once more after
-//! the library has been made ready anew. A PIN that the token refused is never tried twice.
+//! the library has been made ready anew.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
-use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use cryptoki::types::RawAuthPin;
 use key_api::{PinSource, TokenName};
 
 use super::back_off::BackOff;
 use super::fault::{Fault, Remedy};
 use super::module::{Module, Ready};
-use super::pin::{self, Digest};
 use super::queue::Queue;
 use super::reply::Reply;
 use super::slot::{find_slot, sessions};
@@ -33,7 +31,6 @@ pub(super) struct Token {
     gate: Arc<Gate>,
     slot: Mutex<Option<(u64, Slot)>>,
     was_there: AtomicBool,
-    login: Mutex<Login>,
     restarts: Mutex<BackOff>,
     is_troubled: AtomicBool,
     /// Changes whenever object handles may have changed their meaning.
@@ -53,13 +50,14 @@ pub(super) struct Call<'c> {
 /// The session of one thread.
 #[derive(Default)]
 pub(super) struct Seat {
-    session: Option<(u64, Session)>,
+    session: Option<Seated>,
 }
 
-#[derive(Default)]
-struct Login {
-    has_worked: bool,
-    refused: Option<(Digest, &'static str)>,
+struct Seated {
+    epoch: u64,
+    session: Session,
+    /// Whether there was a PIN for it.
+    has_pin: bool,
 }
 
 impl Token {
@@ -75,7 +73,6 @@ impl Token {
             queue: Queue::new("token".to_owned()),
             slot: Mutex::default(),
             was_there: AtomicBool::new(false),
-            login: Mutex::default(),
             restarts: Mutex::default(),
             is_troubled: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
@@ -189,13 +186,13 @@ impl Token {
         call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let incarnation = self.incarnation.load(Ordering::Acquire);
-        let session = match &mut seat.session {
-            Some((epoch, session)) if *epoch == ready.epoch() => session,
+        let Seated { session, has_pin, .. } = match &mut seat.session {
+            Some(seated) if seated.epoch == ready.epoch() => seated,
             // A session of another epoch is gone, whatever its number means now.
-            place => &mut place.insert((ready.epoch(), self.open(ready)?)).1,
+            place => place.insert(self.open(ready)?),
         };
         call(&Call { session, incarnation }).map_err(|fault| match fault.answer() {
-            Some(RvError::UserNotLoggedIn) if self.pin.is_none() => Fault::PinMissing,
+            Some(RvError::UserNotLoggedIn) if !*has_pin => Fault::PinMissing,
             _ => fault,
         })
     }
@@ -218,12 +215,12 @@ impl Token {
     }
 
     /// A new session, logged in if there is a PIN.
-    fn open(&self, ready: &Ready<'_>) -> Result<Session, Fault> {
+    fn open(&self, ready: &Ready<'_>) -> Result<Seated, Fault> {
         let library = ready.library()?;
         let slot = self.slot(library, ready.epoch())?;
         let session = library.open_rw_session_no_drop(slot).map_err(Fault::said("open a session"))?;
-        match self.log_in(library, slot, &session) {
-            Ok(()) => Ok(session),
+        match self.module.logins().log_in(library, (&self.name, slot), &session, self.pin.as_ref()) {
+            Ok(has_pin) => Ok(Seated { epoch: ready.epoch(), session, has_pin }),
             Err(fault) => {
                 // Nobody else has it; if it cannot be closed it is gone.
                 let _ = session.close();
@@ -247,44 +244,6 @@ impl Token {
         *known = Some((epoch, slot));
         Ok(slot)
     }
-
-    fn log_in(&self, library: &Pkcs11, slot: Slot, session: &Session) -> Result<(), Fault> {
-        let info = session.get_session_info().map_err(Fault::said("tell about a session"))?;
-        let Some(source) = &self.pin else { return Ok(()) };
-        let mut login = self.login.lock().expect("no panic while held");
-        if matches!(info.session_state(), SessionState::RwUser | SessionState::RwSecurityOfficer) {
-            login.has_worked = true;
-            return Ok(());
-        }
-        let pin = pin::read(source)?;
-        let digest = pin::digest(&pin);
-        if let Some((refused, why)) = login.refused
-            && refused == digest
-        {
-            return Err(Fault::PinRefused(why));
-        }
-        let token = library.get_token_info(slot).map_err(Fault::said("tell about the token"))?;
-        if token.user_pin_final_try() && !login.has_worked {
-            return Err(Fault::LastTry);
-        }
-        let raw = RawAuthPin::new(Box::new(pin.to_vec()));
-        let fault = match session.login_with_raw(UserType::User, &raw) {
-            Ok(()) => None,
-            Err(error) => Some(Fault::said("log in")(error)),
-        };
-        match fault.as_ref().map(|fault| (fault.answer(), refusal(fault))) {
-            None | Some((Some(RvError::UserAlreadyLoggedIn), _)) => {
-                *login = Login { has_worked: true, refused: None };
-                Ok(())
-            }
-            Some((_, Some(why))) => {
-                login.refused = Some((digest, why));
-                tracing::error!("the token {} refused the PIN ({why}); it is not tried again", self.name);
-                Err(Fault::PinRefused(why))
-            }
-            Some((_, None)) => Err(fault.unwrap_or(Fault::Thread)),
-        }
-    }
 }
 
 /// The right to change a token's objects.
@@ -303,29 +262,16 @@ impl Drop for Changing<'_> {
 impl Seat {
     /// Whether the session still answers.
     fn is_alive(&self) -> bool {
-        self.session.as_ref().is_some_and(|(_, session)| session.get_session_info().is_ok())
+        self.session.as_ref().is_some_and(|seated| seated.session.get_session_info().is_ok())
     }
 
     /// Gives the session back if it is one of this epoch.
     fn close(&mut self, epoch: u64) {
-        if let Some((of, session)) = self.session.take()
-            && of == epoch
+        if let Some(seated) = self.session.take()
+            && seated.epoch == epoch
         {
             // It is broken; that it cannot even be closed is no news.
-            let _ = session.close();
+            let _ = seated.session.close();
         }
-    }
-}
-
-/// Why a PIN is of no use, if that is the matter.
-fn refusal(fault: &Fault) -> Option<&'static str> {
-    match fault.answer()? {
-        RvError::PinIncorrect => Some("it is wrong"),
-        RvError::PinInvalid => Some("it has characters that the token does not take"),
-        RvError::PinLenRange => Some("it is too short or too long"),
-        RvError::PinExpired => Some("it has expired"),
-        RvError::PinLocked => Some("it is locked"),
-        RvError::UserPinNotInitialized => Some("the token has no PIN yet"),
-        _ => None,
     }
 }

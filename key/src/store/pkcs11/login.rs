@@ -1,0 +1,143 @@
+//! Logging in to tokens, so that no PIN is tried twice: what was refused is known of the token, by whichever of its names it
+//! is called, and after a restart too. Knows no calls and no sessions but the one that logs in.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::error::RvError;
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::RawAuthPin;
+use key_api::{PinSource, TokenName};
+
+use super::fault::Fault;
+use super::pin::{self, Digest};
+use super::refused::Refused;
+
+/// The logins to all tokens of a library.
+pub(super) struct Logins {
+    by_token: Mutex<HashMap<String, Arc<Mutex<Login>>>>,
+    refused: Option<Refused>,
+}
+
+/// What is known of the login to one token.
+#[derive(Default)]
+struct Login {
+    /// The PIN that the token took last, and where it is.
+    worked: Option<(Digest, PinSource)>,
+    refused: Vec<(Digest, &'static str)>,
+}
+
+impl Logins {
+    /// None yet. Refused PINs are remembered over restarts in the file `memory`, if there is one.
+    pub(super) fn new(memory: Option<PathBuf>) -> Self {
+        Self { by_token: Mutex::default(), refused: memory.map(Refused::new) }
+    }
+
+    /// Logs `session` in to the token in `slot`, which is called `name`, by the PIN from `source`, or by one that came with
+    /// another of its names; whether there is one.
+    pub(super) fn log_in(
+        &self,
+        library: &Pkcs11,
+        (name, slot): (&TokenName, Slot),
+        session: &Session,
+        source: Option<&PinSource>,
+    ) -> Result<bool, Fault> {
+        let info = library.get_token_info(slot).map_err(Fault::said("tell about the token"))?;
+        let token = identity(&info);
+        let login = self.of(&token);
+        // Held while the token looks at a PIN, lest two sessions try the same one.
+        let mut login = login.lock().expect("no panic while held");
+        let state = session.get_session_info().map_err(Fault::said("tell about a session"))?;
+        if matches!(state.session_state(), SessionState::RwUser | SessionState::RwSecurityOfficer) {
+            return Ok(true);
+        }
+        let known = login.worked.as_ref().map(|(_, source)| source);
+        let Some(source) = source.or(known).cloned() else { return Ok(false) };
+        let pin = pin::read(&source)?;
+        let digest = pin::digest(&pin);
+        self.may_be_tried(&mut login, (name, &info), &pin)?;
+        let raw = RawAuthPin::new(Box::new(pin.to_vec()));
+        let fault = match session.login_with_raw(UserType::User, &raw) {
+            Ok(()) => None,
+            Err(error) => Some(Fault::said("log in")(error)),
+        };
+        let Some(fault) = fault.filter(|fault| fault.answer() != Some(RvError::UserAlreadyLoggedIn)) else {
+            *login = Login { worked: Some((digest, source)), refused: Vec::new() };
+            if let Some(refused) = &self.refused {
+                refused.forget(&token);
+            }
+            return Ok(true);
+        };
+        let Some(why) = refusal(&fault) else { return Err(fault) };
+        login.refused.push((digest, why));
+        tracing::error!("the token {name} refused the PIN ({why}); it is not tried again");
+        if let Some(refused) = self.refused.as_ref().filter(|_| is_lasting(&fault)) {
+            refused.note(&token, &pin);
+        }
+        Err(Fault::PinRefused(why))
+    }
+
+    /// A fault if the token might be locked by this PIN.
+    fn may_be_tried(
+        &self,
+        login: &mut Login,
+        (name, info): (&TokenName, &TokenInfo),
+        pin: &[u8],
+    ) -> Result<(), Fault> {
+        let digest = pin::digest(pin);
+        if let Some((_, why)) = login.refused.iter().find(|(refused, _)| *refused == digest) {
+            return Err(Fault::PinRefused(why));
+        }
+        let has_worked = login.worked.as_ref().is_some_and(|(worked, _)| *worked == digest);
+        if has_worked {
+            return Ok(());
+        }
+        if let Some(refused) = self.refused.as_ref().filter(|refused| refused.has(&identity(info), pin)) {
+            login.refused.push((digest, EARLIER));
+            tracing::error!(
+                "the token {name} refused the PIN before keyd was started; it is not tried again. If it is right by now, \
+                 remove {} and start keyd again",
+                refused.path().display()
+            );
+            return Err(Fault::PinRefused(EARLIER));
+        }
+        match info.user_pin_final_try() {
+            true => Err(Fault::LastTry),
+            false => Ok(()),
+        }
+    }
+
+    fn of(&self, token: &str) -> Arc<Mutex<Login>> {
+        let mut by_token = self.by_token.lock().expect("no panic while held");
+        Arc::clone(by_token.entry(token.to_owned()).or_default())
+    }
+}
+
+/// What makes a token the same one under another name and after a restart, on one line.
+fn identity(info: &TokenInfo) -> String {
+    let parts = [info.manufacturer_id(), info.model(), info.serial_number(), info.label()];
+    parts.map(|part| format!("{:?}", part.trim())).join(" ")
+}
+
+/// Why a PIN is of no use, if that is the matter.
+fn refusal(fault: &Fault) -> Option<&'static str> {
+    match fault.answer()? {
+        RvError::PinIncorrect => Some("it is wrong"),
+        RvError::PinInvalid => Some("it has characters that the token does not take"),
+        RvError::PinLenRange => Some("it is too short or too long"),
+        RvError::PinExpired => Some("it has expired"),
+        RvError::PinLocked => Some("it is locked"),
+        RvError::UserPinNotInitialized => Some("the token has no PIN yet"),
+        _ => None,
+    }
+}
+
+/// Whether a refused PIN stays wrong. Locked, expired and missing ones are put right on the token.
+fn is_lasting(fault: &Fault) -> bool {
+    matches!(fault.answer(), Some(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange))
+}
+
+const EARLIER: &str = "at an earlier start";
