@@ -56,7 +56,7 @@ fn a_single_device_that_is_refused_once_comes_when_it_was_asked_to() {
     for seconds in [1, 30, 1500] {
         let mut random = Random(7);
         let waits = [(); 100].map(|()| {
-            let asked = parse_retry_after(&seconds.to_string(), UNIX_EPOCH).unwrap();
+            let asked = parse_retry_after(&seconds.to_string(), UNIX_EPOCH).expect("a number");
             Device::default().next(0, asked, &mut random)
         });
         let expected = seconds * 1000..=seconds * 1000 + 5000;
@@ -81,7 +81,7 @@ fn power_cut(count: usize, door: &mut impl Door) -> Vec<Device> {
                 device.done_ms = Some(now);
                 continue;
             }
-            Err(asked) => parse_retry_after(&asked.as_secs().to_string(), UNIX_EPOCH).unwrap(),
+            Err(asked) => parse_retry_after(&asked.as_secs().to_string(), UNIX_EPOCH).expect("a number"),
         };
         let mut next = device.next(now, asked, &mut random);
         if index % 7 == 0 {
