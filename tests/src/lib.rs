@@ -20,6 +20,7 @@ pub mod door;
 pub mod harness;
 pub mod http;
 pub mod keys;
+pub mod lint;
 pub mod openssl;
 pub mod p11_kit;
 mod process;
