@@ -19,6 +19,7 @@ pub mod reference;
 pub mod remote;
 mod settings;
 mod uri;
+mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;

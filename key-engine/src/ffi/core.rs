@@ -16,6 +16,7 @@ pub(super) struct Core {
     error_debug: Option<ErrorDebug>,
     vset_error: Option<VsetError>,
     bio_read: Option<BioRead>,
+    bio_write: Option<BioWrite>,
     bio_gets: Option<BioGets>,
 }
 
@@ -36,6 +37,7 @@ impl Core {
             error_debug: None,
             vset_error: None,
             bio_read: None,
+            bio_write: None,
             bio_gets: None,
         };
         let mut next = functions;
@@ -67,6 +69,8 @@ impl Core {
             7 => self.vset_error = unsafe { transmute::<*const (), Option<VsetError>>(function) },
             // SAFETY: as above.
             42 => self.bio_read = unsafe { transmute::<*const (), Option<BioRead>>(function) },
+            // SAFETY: as above.
+            43 => self.bio_write = unsafe { transmute::<*const (), Option<BioWrite>>(function) },
             // SAFETY: as above.
             49 => self.bio_gets = unsafe { transmute::<*const (), Option<BioGets>>(function) },
             _ => (),
@@ -153,6 +157,25 @@ impl Core {
         bytes.truncate(filled);
         bytes
     }
+
+    /// Writes all of `bytes` to `bio`.
+    ///
+    /// # Safety
+    /// `bio` is one that libcrypto passed to the function that calls this.
+    pub(super) unsafe fn write_all(&self, bio: *mut CoreBio, bytes: &[u8]) -> bool {
+        let Some(write) = self.bio_write else { return false };
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let mut count = 0;
+            // SAFETY: the BIO is libcrypto's, so many bytes are there.
+            let status = unsafe { write(bio, rest.as_ptr().cast(), rest.len(), &mut count) };
+            match rest.get(count..) {
+                Some(unwritten) if status == 1 && count > 0 => rest = unwritten,
+                _ => return false,
+            }
+        }
+        true
+    }
 }
 
 type GetParams = unsafe extern "C" fn(*const CoreHandle, *mut Param) -> c_int;
@@ -161,6 +184,7 @@ type ErrorDebug = unsafe extern "C" fn(*const CoreHandle, *const c_char, c_int, 
 /// A `va_list` as argument is a pointer, or a structure around one, on all systems that we build for.
 type VsetError = unsafe extern "C" fn(*const CoreHandle, u32, *const c_char, *mut VaList);
 type BioRead = unsafe extern "C" fn(*mut CoreBio, *mut c_void, usize, *mut usize) -> c_int;
+type BioWrite = unsafe extern "C" fn(*mut CoreBio, *const c_void, usize, *mut usize) -> c_int;
 type BioGets = unsafe extern "C" fn(*mut CoreBio, *mut c_char, c_int) -> c_int;
 
 /// Stands for a list of no arguments; larger than any `va_list`.

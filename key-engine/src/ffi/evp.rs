@@ -118,6 +118,14 @@ impl Pkey {
         done(unsafe { sys::EVP_PKEY_set_params(self.as_ptr(), params.as_mut_ptr()) }, "change the key")
     }
 
+    /// The text named `key`, if the key has one.
+    pub(super) fn get_text(&self, key: &'static CStr) -> Option<String> {
+        let mut params = Builder::default().room(key, sys::UTF8_STRING, NAME_ROOM).finish();
+        // SAFETY: the key lives, the array is complete and has room.
+        unsafe { sys::EVP_PKEY_get_params(self.as_ptr(), params.as_mut_ptr()) };
+        params.filled(key).and_then(sys::Param::text).map(str::to_owned)
+    }
+
     /// A copy that shares nothing, to be changed.
     pub(super) fn try_dup(&self) -> Result<Self, Error> {
         // SAFETY: the key lives.

@@ -13,6 +13,7 @@ use super::sys::{
     Callback, INTEGER, OCTET_STRING, Param, SELECT_DOMAIN, SELECT_KEYPAIR, UNSIGNED_INTEGER, UTF8_STRING,
 };
 use crate::remote::RemoteKey;
+use crate::wanted::Wanted;
 use crate::{Error, KeyName};
 
 /// A key to be generated.
@@ -23,7 +24,8 @@ struct Generation {
     ctx: PkeyCtx,
     /// Where in keyd it is to be; an ordinary key if absent.
     id: Option<String>,
-    bits: Option<i64>,
+    /// What it is to be there.
+    wanted: Wanted,
 }
 
 impl Object for Generation {
@@ -36,7 +38,7 @@ impl Generation {
     fn new(provider: Arc<Provider>, kind: Kind, selection: c_int, params: &[Param]) -> Result<Self, Error> {
         let ctx = PkeyCtx::from_name(&provider.lib, kind.name(), None)?;
         ctx.init(Self::purpose(selection))?;
-        let mut generation = Self { provider, kind, selection, ctx, id: None, bits: None };
+        let mut generation = Self { provider, kind, selection, ctx, id: None, wanted: Wanted::default() };
         generation.set(params)?;
         Ok(generation)
     }
@@ -51,8 +53,16 @@ impl Generation {
                 id.text().filter(|id| !id.is_empty()).ok_or(Error::Refused("aziot-key-id is no text"))?;
             self.id = Some(id.to_owned());
         }
-        if let Some(bits) = find(params, c"bits") {
-            self.bits = bits.integer();
+        let Wanted { group, explicit_curve, bits, exponent, primes } = &mut self.wanted;
+        if let Some(name) = find(params, c"group") {
+            *group = Some(name.text().unwrap_or_default().to_owned());
+        }
+        *explicit_curve |= find(params, c"p").is_some();
+        for (key, number) in [(c"bits", bits), (c"e", exponent), (c"primes", primes)] {
+            if let Some(param) = find(params, key) {
+                // A number that does not fit is none that keyd's keys have.
+                *number = Some(param.integer().unwrap_or(i64::MAX));
+            }
         }
         let rest = params.iter().filter(|param| param.name() != ID_KEY).copied().collect::<Vec<_>>();
         if rest.is_empty() { Ok(()) } else { self.ctx.set(&without_properties(&rest)) }
@@ -69,18 +79,16 @@ impl Generation {
     }
 
     fn generate_in_keyd(&self, id: &str) -> Result<KeyData, Error> {
-        let algorithm = match (self.kind, self.bits) {
-            (Kind::Ec, _) => "ec-p256",
-            (Kind::Rsa, None | Some(2048)) => "rsa-2048",
-            (Kind::Rsa, Some(4096)) => "rsa-4096",
-            (Kind::Rsa, Some(_)) => return Err(Error::Refused("RSA keys in keyd have 2048 or 4096 bits")),
+        let algorithm = match self.kind {
+            Kind::Ec => self.wanted.ec()?,
+            Kind::Rsa => self.wanted.rsa()?,
         };
         let keyd = self.provider.keyd()?;
         keyd.create(id, algorithm)?;
         let remote = RemoteKey::load(keyd, KeyName::Id(id.to_owned()))?;
-        match Kind::of(remote.public()) == self.kind {
+        match Kind::of(remote.public()) == self.kind && self.wanted.is(remote.public()) {
             true => KeyData::from_remote(self.provider.clone(), Arc::new(remote), false),
-            false => Err(Error::Refused("keyd has a key of another type under this id")),
+            false => Err(Error::Refused("keyd has a key of another kind under this id")),
         }
     }
 }
@@ -101,6 +109,9 @@ pub(super) unsafe extern "C" fn gen_set_template(generation: *mut c_void, templa
     let Some(template) = (unsafe { template.cast::<KeyData>().as_ref() }) else { return 0 };
     let set = |generation: &mut Generation| {
         generation.ctx = template.context()?;
+        if template.kind == Kind::Ec {
+            generation.wanted.group = template.local()?.get_text(c"group");
+        }
         generation.ctx.init(Generation::purpose(generation.selection))
     };
     // SAFETY: libcrypto passes what `gen_init` gave it.

@@ -194,14 +194,15 @@ unsafe extern "C" fn get_params(key: *mut c_void, params: *mut Param) -> c_int {
 
 unsafe extern "C" fn set_params(key: *mut c_void, params: *const Param) -> c_int {
     let set = |key: &mut KeyData| {
-        if key.remote.is_some() {
+        // SAFETY: libcrypto passes a complete array.
+        let sets_public = find(unsafe { slice(params) }, c"encoded-pub-key").is_some();
+        // How a public key is to be written may be set, such as `point-format`.
+        if sets_public && key.remote.is_some() {
             return Err(Error::Refused("a key in keyd cannot be changed"));
         }
         // SAFETY: the key lives, and the array, which is complete, is only read.
         let set = unsafe { sys::EVP_PKEY_set_params(key.local()?.as_ptr(), params.cast_mut()) };
-        // SAFETY: libcrypto passes a complete array.
-        let params = unsafe { slice(params) };
-        if set == 1 && find(params, c"encoded-pub-key").is_some() {
+        if set == 1 && sets_public {
             key.public_was_set();
         }
         if set == 1 { Ok(()) } else { Err(Error::OpenSsl("set the parameters of the key")) }

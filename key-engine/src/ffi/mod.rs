@@ -8,6 +8,7 @@ mod capabilities;
 mod core;
 mod decoder;
 mod digest;
+mod encoder;
 mod evp;
 mod generation;
 mod inprocess;

@@ -84,16 +84,25 @@ impl Param {
         }
     }
 
-    /// Its number, if it is one of 4 or 8 bytes.
+    /// Its number, if it fits; numbers come in as many bytes as their writer saw fit.
     pub(super) fn integer(&self) -> Option<i64> {
         let bytes = self.raw()?;
-        match (self.data_type, bytes.len()) {
-            (INTEGER, 4) => Some(i32::from_ne_bytes(bytes.try_into().ok()?).into()),
-            (INTEGER, 8) => Some(i64::from_ne_bytes(bytes.try_into().ok()?)),
-            (UNSIGNED_INTEGER, 4) => Some(u32::from_ne_bytes(bytes.try_into().ok()?).into()),
-            (UNSIGNED_INTEGER, 8) => u64::from_ne_bytes(bytes.try_into().ok()?).try_into().ok(),
-            _ => None,
+        let mut most_significant_first = bytes.to_vec();
+        if cfg!(target_endian = "little") {
+            most_significant_first.reverse();
         }
+        let is_negative = match self.data_type {
+            INTEGER => most_significant_first.first().is_some_and(|byte| *byte >= 0x80),
+            UNSIGNED_INTEGER => false,
+            _ => return None,
+        };
+        let start = if is_negative { -1_i128 } else { 0 };
+        if !(1..=size_of::<i64>()).contains(&bytes.len()) {
+            return None;
+        }
+        let number =
+            most_significant_first.iter().fold(start, |number, byte| number << 8 | i128::from(*byte));
+        number.try_into().ok()
     }
 
     fn raw(&self) -> Option<&[u8]> {
@@ -250,6 +259,26 @@ mod tests {
         assert!(find(params, c"other").is_none() && built.filled(c"text").is_none());
         // SAFETY: null is allowed.
         assert!(unsafe { slice(ptr::null()) }.is_empty());
+    }
+
+    #[test]
+    fn numbers_are_read_in_every_size() {
+        // How `-pkeyopt bits:4096` arrives.
+        let number = |bytes: &[u8]| {
+            let built = Builder::default().big_number(c"bits", bytes).finish();
+            // SAFETY: it was built to end with a null name.
+            find(unsafe { slice(built.as_ptr()) }, c"bits").and_then(Param::integer)
+        };
+        assert_eq!(number(&[7]), Some(7));
+        assert_eq!(number(&[0x10, 0]), Some(4096));
+        assert_eq!(number(&[1, 0, 1]), Some(65537));
+        assert_eq!(number(&[0, 0, 0, 0, 0, 0, 0x0c, 0]), Some(3072));
+        assert_eq!(number(&[0xff; 8]), None);
+        assert_eq!(number(&[0; 9]), None);
+        assert_eq!(number(&[]), None);
+        let signed = Builder::default().value(c"bits", INTEGER, vec![0xff]).finish();
+        // SAFETY: it was built to end with a null name.
+        assert_eq!(find(unsafe { slice(signed.as_ptr()) }, c"bits").and_then(Param::integer), Some(-1));
     }
 
     #[test]

@@ -16,10 +16,10 @@ use super::core::Core;
 use super::evp::{LibCtx, OsslProvider};
 use super::params::{self, END, entry};
 use super::sys::{
-    Algorithm, CoreHandle, Dispatch, Item, OP_ASYM_CIPHER, OP_DECODER, OP_KEYMGMT, OP_SIGNATURE, OP_STORE,
-    Param, UNSIGNED_INTEGER, UTF8_PTR,
+    Algorithm, CoreHandle, Dispatch, Item, OP_ASYM_CIPHER, OP_DECODER, OP_ENCODER, OP_KEYMGMT, OP_SIGNATURE,
+    OP_STORE, Param, UNSIGNED_INTEGER, UTF8_PTR,
 };
-use super::{asym_cipher, decoder, keymgmt, signature, store};
+use super::{asym_cipher, decoder, encoder, keymgmt, signature, store};
 use crate::Error;
 use crate::error::REASONS;
 use crate::remote::Keyd;
@@ -251,6 +251,7 @@ unsafe extern "C" fn query_operation(
         OP_SIGNATURE => signature::ALGORITHMS.as_ptr(),
         OP_ASYM_CIPHER => asym_cipher::ALGORITHMS.as_ptr(),
         OP_STORE => store::ALGORITHMS.as_ptr(),
+        OP_ENCODER => encoder::ALGORITHMS.as_ptr(),
         OP_DECODER => decoder::ALGORITHMS.as_ptr(),
         _ => ptr::null(),
     }

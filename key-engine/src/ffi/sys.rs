@@ -51,8 +51,14 @@ pub enum CoreHandle {}
 /// `OSSL_CORE_BIO`: a BIO of libcrypto.
 pub(super) enum CoreBio {}
 
+/// `OSSL_ENCODER_CTX`: a key that is to be written.
+pub(super) enum EncoderCtx {}
+
 /// `OSSL_CALLBACK`.
 pub(super) type Callback = unsafe extern "C" fn(*const Param, *mut c_void) -> c_int;
+/// `OSSL_PASSPHRASE_CALLBACK`.
+pub(super) type AskPassphrase =
+    unsafe extern "C" fn(*mut c_char, usize, *mut usize, *const Param, *mut c_void) -> c_int;
 /// `OSSL_provider_init_fn`.
 pub(super) type ProviderInit =
     unsafe extern "C" fn(*const CoreHandle, *const Dispatch, *mut *const Dispatch, *mut *mut c_void) -> c_int;
@@ -78,6 +84,7 @@ pub(super) const UNMODIFIED: usize = usize::MAX;
 pub(super) const OP_KEYMGMT: c_int = 10;
 pub(super) const OP_SIGNATURE: c_int = 12;
 pub(super) const OP_ASYM_CIPHER: c_int = 13;
+pub(super) const OP_ENCODER: c_int = 20;
 pub(super) const OP_DECODER: c_int = 21;
 pub(super) const OP_STORE: c_int = 22;
 
@@ -195,6 +202,31 @@ unsafe extern "C" {
         data: *const c_uchar,
         data_length: usize,
     ) -> c_int;
+
+    pub(super) fn OSSL_ENCODER_CTX_new_for_pkey(
+        key: *const EVP_PKEY,
+        selection: c_int,
+        output: *const c_char,
+        structure: *const c_char,
+        properties: *const c_char,
+    ) -> *mut EncoderCtx;
+    pub(super) fn OSSL_ENCODER_CTX_free(ctx: *mut EncoderCtx);
+    pub(super) fn OSSL_ENCODER_CTX_set_cipher(
+        ctx: *mut EncoderCtx,
+        name: *const c_char,
+        properties: *const c_char,
+    ) -> c_int;
+    pub(super) fn OSSL_ENCODER_CTX_set_passphrase_cb(
+        ctx: *mut EncoderCtx,
+        ask: Option<AskPassphrase>,
+        argument: *mut c_void,
+    ) -> c_int;
+    pub(super) fn OSSL_ENCODER_to_data(
+        ctx: *mut EncoderCtx,
+        data: *mut *mut c_uchar,
+        length: *mut usize,
+    ) -> c_int;
+    pub(super) fn CRYPTO_clear_free(data: *mut c_void, length: usize, file: *const c_char, line: c_int);
 
     pub(super) fn OSSL_PROVIDER_add_builtin(
         lib: *mut OSSL_LIB_CTX,

@@ -9,6 +9,7 @@
 
 mod engine;
 mod hardship;
+mod making;
 mod memory;
 mod programs;
 mod provider;
