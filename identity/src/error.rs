@@ -135,6 +135,9 @@ pub enum Error {
     /// The pause after a failure before the last start.
     #[error("an attempt before this start has failed")]
     Earlier,
+    /// What was wished for takes longer than anybody waits.
+    #[error("this takes long, and goes on in the background")]
+    Unfinished,
     /// What another caller was told who asked for the same at the same time.
     #[error(transparent)]
     Shared(Arc<Self>),
@@ -158,6 +161,7 @@ impl Error {
             | Self::ModuleExists { .. }
             | Self::NoSuchModule { .. }
             | Self::Earlier
+            | Self::Unfinished
             | Self::DeviceKey { .. } => StatusCode::NOT_FOUND,
             Self::Config(_)
             | Self::Proxy(_)

@@ -47,7 +47,7 @@ use http_common::{Router, chain};
 use identity_api::Identity;
 use identity_api::config::{Config, Source};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use error::Error;
 
@@ -66,6 +66,8 @@ pub struct Identityd {
     status: watch::Sender<Status>,
     turn: Turn,
     events: mpsc::Sender<Event>,
+    /// That the settings have changed since the last look at them.
+    changed: Notify,
     home: Home,
     memo: Mutex<Memo>,
     services: Services,
@@ -118,6 +120,7 @@ impl Daemon for Identityd {
             turn: Turn::default(),
             told: Mutex::default(),
             events,
+            changed: Notify::new(),
             memo: Mutex::new(home.memo()),
             home,
             module_credentials: Arc::new(module_credentials(&services, &config)),
@@ -160,10 +163,7 @@ impl Daemon for Identityd {
         *self.settings.write().expect("no panic while held") = Arc::clone(&settings);
         self.keep_certificate(&settings);
         if !nothing_to_do {
-            // At once, so that whoever asks for a new module waits for it.
-            self.update(|status| status.phase = Phase::Working);
-            // A full queue holds a reason to look already.
-            let _ = self.events.try_send(Event::Config);
+            self.has_changed();
         }
     }
 }

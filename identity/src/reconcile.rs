@@ -35,15 +35,6 @@ pub(crate) enum Step {
     Create(String),
 }
 
-/// What to do about modules that are ours already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Nothing.
-    Keep,
-    /// Write their keys once more.
-    Repair,
-}
-
 /// What came of it.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -51,21 +42,40 @@ pub(crate) struct Outcome {
     pub(crate) ours: BTreeSet<String>,
     /// What failed, by module.
     pub(crate) failures: Vec<(String, Error)>,
+    /// The modules about which nothing was tried although there was something to do.
+    pub(crate) untried: Vec<String>,
 }
 
-/// How to get from the modules `at_hub` to those that are `wanted`, where those named in `ours` may be deleted.
+impl Outcome {
+    /// The modules that are not as they should be.
+    pub(crate) fn undone(&self) -> impl Iterator<Item = &String> {
+        self.failures.iter().map(|(id, _)| id).chain(&self.untried)
+    }
+
+    /// The first failure, if all is not done.
+    pub(crate) fn result(self) -> Result<(), Error> {
+        match self.failures.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None if self.untried.is_empty() => Ok(()),
+            None => Err(Error::Unfinished),
+        }
+    }
+}
+
+/// How to get from the modules `at_hub` to those that are `wanted`, where those named in `ours` may be deleted. Those to
+/// `repair` get our keys once more.
 pub(crate) fn plan(
     at_hub: &[Module],
     wanted: &BTreeSet<String>,
     ours: &BTreeSet<String>,
-    mode: Mode,
+    repair: &BTreeSet<String>,
 ) -> Vec<Step> {
     let (mut deletions, mut adoptions, mut missing) = (Vec::new(), Vec::new(), wanted.clone());
     for module in at_hub {
         let id = &module.module_id;
         match (missing.remove(id), ours.contains(id)) {
             (false, true) => deletions.push(Step::Delete(id.clone())),
-            (true, known) if !known || mode == Mode::Repair => {
+            (true, known) if !known || repair.contains(id) => {
                 adoptions.push(Step::Adopt(Box::new(module.clone())));
             }
             _ => {}
@@ -77,16 +87,18 @@ pub(crate) fn plan(
     deletions
 }
 
-/// Carry out `steps`, starting with the modules in `ours`. After a failure that concerns all, no further step is begun.
+/// Carry out `steps`, starting with the modules in `ours`. After a failure that concerns all, or the deadline, no further step
+/// is begun.
 pub(crate) async fn carry_out(
     steps: Vec<Step>,
     ours: BTreeSet<String>,
     modules: &Arc<Modules>,
     credentials: &Arc<ModuleCredentials>,
+    deadline: Option<Instant>,
 ) -> Outcome {
     let (modules, credentials) = (Arc::clone(modules), Arc::clone(credentials));
-    let outcome = Outcome { ours, failures: Vec::new() };
-    let mut run = Run { modules, credentials, pace: Pace::new(), outcome, is_hopeless: false };
+    let outcome = Outcome { ours, ..Outcome::default() };
+    let mut run = Run { modules, credentials, pace: Pace::new(), outcome, deadline, is_hopeless: false };
     // A hub takes only so many modules of one device, so that there must be room before there are new ones.
     let (deletions, others) = steps.into_iter().partition(|step| matches!(step, Step::Delete(_)));
     run.all(deletions).await;
@@ -128,6 +140,7 @@ struct Run {
     credentials: Arc<ModuleCredentials>,
     pace: Pace,
     outcome: Outcome,
+    deadline: Option<Instant>,
     /// Whether no further step is worth while.
     is_hopeless: bool,
 }
@@ -141,6 +154,7 @@ impl Run {
         let (mut waiting, mut under_way) = (VecDeque::from(steps), JoinSet::new());
         let mut not_before = Instant::now();
         loop {
+            self.is_hopeless |= self.deadline.is_some_and(|deadline| deadline <= Instant::now());
             while !self.is_hopeless
                 && not_before <= Instant::now()
                 && under_way.len() < self.pace.at_once()
@@ -156,8 +170,15 @@ impl Run {
                     }
                 }
                 Some(Err(error)) => tracing::error!("a step ended early, which is a bug: {error}"),
-                None if self.is_hopeless || waiting.is_empty() => return,
-                None => tokio::time::sleep_until(not_before).await,
+                None if self.is_hopeless => {
+                    self.outcome.untried.extend(waiting.iter().map(|step| step.module_id().to_owned()));
+                    return;
+                }
+                None if waiting.is_empty() => return,
+                None => {
+                    let next = self.deadline.map_or(not_before, |deadline| deadline.min(not_before));
+                    tokio::time::sleep_until(next).await;
+                }
             }
         }
     }
@@ -165,8 +186,9 @@ impl Run {
     fn begin(&self, step: Step) -> impl Future<Output = Ended> + Send + 'static {
         let (modules, credentials) = (Arc::clone(&self.modules), Arc::clone(&self.credentials));
         let wave = self.pace.wave();
+        let effort = Effort::for_one_of_many(self.deadline);
         async move {
-            let result = perform(&step, &modules, &credentials).await;
+            let result = perform(&step, &modules, &credentials, effort).await;
             (step, wave, result)
         }
     }
@@ -203,8 +225,8 @@ async fn perform(
     step: &Step,
     modules: &Modules,
     credentials: &ModuleCredentials,
+    effort: Effort,
 ) -> Result<&'static str, Error> {
-    let effort = Effort::for_one_of_many();
     match step {
         Step::Delete(id) => match modules.delete(&ModuleId::parse(id)?, credentials, effort).await {
             Ok(()) => Ok("is deleted, no principal has it any more"),
@@ -228,9 +250,13 @@ fn concerns_all(error: &Error) -> bool {
         Error::Hub(error) => matches!(
             error.kind(),
             FailureKind::Network
-                | FailureKind::Throttled { .. }
-                | FailureKind::Unauthorized
                 | FailureKind::Untrusted
+                | FailureKind::CertificateRefused
+                | FailureKind::Throttled { .. }
+                | FailureKind::Server { .. }
+                | FailureKind::Unauthorized
+                | FailureKind::Forbidden
+                | FailureKind::Credential
         ),
         Error::ModuleKey(_) => true,
         _ => false,
@@ -257,9 +283,9 @@ mod tests {
         names.split_whitespace().map(Into::into).collect()
     }
 
-    fn check(at_hub: &str, wanted: &str, ours: &str, mode: Mode, expected: &str) {
+    fn check(at_hub: &str, wanted: &str, ours: &str, repair: &str, expected: &str) {
         let at_hub: Vec<_> = at_hub.split_whitespace().map(module).collect();
-        let steps = plan(&at_hub, &set(wanted), &set(ours), mode);
+        let steps = plan(&at_hub, &set(wanted), &set(ours), &set(repair));
         let texts = steps.iter().map(|step| match step {
             Step::Delete(id) => format!("-{id}"),
             Step::Adopt(module) => format!("={}", module.module_id),
@@ -271,19 +297,46 @@ mod tests {
 
     #[test]
     fn plans() {
-        // at the hub, wanted, ours before
-        check("", "", "", Mode::Keep, "");
-        check("", "b a", "", Mode::Keep, "+a +b");
-        check("a", "a", "a", Mode::Keep, "");
-        check("a", "a", "a", Mode::Repair, "=a");
-        check("a", "a", "", Mode::Keep, "=a"); // upstream deletes it and makes it again
-        check("a", "", "a", Mode::Keep, "-a");
-        check("a", "", "", Mode::Repair, ""); // not ours
-        check("", "", "a", Mode::Keep, ""); // gone already
-        check("", "a", "a", Mode::Keep, "+a");
-        check("$edgeAgent z y x", "x n", "z x", Mode::Keep, "-z +n");
-        check("$edgeAgent z y x", "y x n", "z x", Mode::Repair, "-z =y =x +n");
-        check("A", "a", "", Mode::Keep, "+a"); // names are case-sensitive
+        // at the hub, wanted, ours before, to repair
+        check("", "", "", "", "");
+        check("", "b a", "", "", "+a +b");
+        check("a", "a", "a", "", "");
+        check("a", "a", "a", "a", "=a");
+        check("a", "a", "", "", "=a"); // upstream deletes it and makes it again
+        check("a", "", "a", "", "-a");
+        check("a", "", "", "", ""); // not ours
+        check("", "", "a", "", ""); // gone already
+        check("", "a", "a", "", "+a");
+        check("$edgeAgent z y x", "x n", "z x", "", "-z +n");
+        check("$edgeAgent z y x", "y x n", "z x", "y x n", "-z =y =x +n");
+        check("A", "a", "", "", "+a"); // names are case-sensitive
+        check("a b", "a b", "a b", "b", "=b");
+        check("a", "a", "a", "gone", "");
+    }
+
+    #[test]
+    fn what_the_others_will_meet_too_ends_a_run() {
+        let hub =
+            |kind| Error::from(hub_client::Error::from(http_common::https::CloudFailure { kind, ..empty() }));
+        for kind in [
+            FailureKind::Forbidden,
+            FailureKind::Server { retry_after: None },
+            FailureKind::Credential,
+            FailureKind::Unauthorized,
+            FailureKind::Throttled { retry_after: None },
+            FailureKind::Network,
+        ] {
+            assert!(concerns_all(&hub(kind)), "{kind:?}");
+        }
+        for kind in
+            [FailureKind::Rejected, FailureKind::NotFound, FailureKind::Conflict, FailureKind::Invalid]
+        {
+            assert!(!concerns_all(&hub(kind)), "{kind:?}");
+        }
+    }
+
+    fn empty() -> http_common::https::CloudFailure {
+        http_common::https::CloudFailure::invalid(http_common::StatusCode::OK, "x")
     }
 
     fn config(principals: &str) -> Config {

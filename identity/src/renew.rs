@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use crate::backup::Record;
 use crate::credentials::DeviceCredentials;
 use crate::device::Phase;
-use crate::provision::{Decision, Event, REGISTER_LIMIT, at, decide, register};
+use crate::provision::{Decision, REGISTER_LIMIT, at, decide, register};
 use crate::workshop::{CertificateError, Certified, Workshop, check_time, temporary};
 use crate::x509::DeviceCertificate;
 use crate::{Error, Identityd, Settings};
@@ -270,8 +270,8 @@ impl Actor for DeviceIdentity {
                 register_later(daemon);
             }
             _ if !matches!(daemon.status.borrow().phase, Phase::Settled) => {
-                // Perhaps the old one was all that was wrong. A full queue holds a reason to look already.
-                let _ = daemon.events.try_send(Event::Config);
+                // Perhaps the old one was all that was wrong.
+                daemon.has_changed();
             }
             _ => {}
         }

@@ -27,9 +27,12 @@ impl Effort {
         Self { deadline: Instant::now() + CHANGE_LIMIT, repeat: Repeat::AsConfigured }
     }
 
-    /// For one of many changes, of which fewer are to be made at a time when the hub throttles.
-    pub(crate) fn for_one_of_many() -> Self {
-        Self { deadline: Instant::now() + CHANGE_LIMIT, repeat: Repeat::UnlessThrottled }
+    /// For one of many changes, of which fewer are to be made at a time when the hub throttles, and which have a deadline if
+    /// somebody waits for them.
+    pub(crate) fn for_one_of_many(deadline: Option<tokio::time::Instant>) -> Self {
+        let own = Instant::now() + CHANGE_LIMIT;
+        let deadline = deadline.map_or(own, |deadline| own.min(deadline.into()));
+        Self { deadline, repeat: Repeat::UnlessThrottled }
     }
 }
 
@@ -41,7 +44,7 @@ impl Modules {
         managed_by: Option<String>,
         credentials: &ModuleCredentials,
     ) -> Result<(ModuleRecord, Auth), Error> {
-        credentials.ensure(id.as_str()).await?;
+        credentials.ensure(&self.device.device_id, id.as_str()).await?;
         let effort = Effort::for_caller();
         let created = self.make(id, effort).await?;
         let managed_by = managed_by.or_else(|| created.managed_by.clone());
@@ -74,7 +77,7 @@ impl Modules {
         credentials: &ModuleCredentials,
         effort: Effort,
     ) -> Result<(), Error> {
-        credentials.ensure(id.as_str()).await?;
+        credentials.ensure(&self.device.device_id, id.as_str()).await?;
         let module = match self.make(id, effort).await {
             Err(Error::ModuleExists { .. }) => {
                 self.hub_with(effort.repeat).await?.get(id.as_str(), effort.deadline).await?

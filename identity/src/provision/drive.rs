@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 use http_common::chain;
 use http_common::retry::FailureKind;
 use identity_api::config::Source;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::{Event, digest};
 use crate::backup::Memo;
@@ -22,7 +23,7 @@ enum Next {
     /// At once.
     Now,
     /// Then.
-    At(tokio::time::Instant),
+    At(Instant),
     /// When there is a reason.
     Idle,
 }
@@ -31,17 +32,16 @@ impl Identityd {
     /// Run for ever. `events` are reasons to look again.
     pub(crate) async fn drive(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
         let mut next = self.first_round();
-        let mut looked = tokio::time::Instant::now();
+        let mut looked = Instant::now();
         loop {
             let event = match next {
                 Next::Now => {
-                    looked = tokio::time::Instant::now();
-                    next = self.round().await;
+                    (looked, next) = self.round().await;
                     continue;
                 }
-                Next::Idle => events.recv().await,
+                Next::Idle => next_event(&self.changed, &mut events).await,
                 Next::At(then) => tokio::select! {
-                    event = events.recv() => event,
+                    event = next_event(&self.changed, &mut events) => event,
                     () = tokio::time::sleep_until(then) => {
                         next = Next::Now;
                         continue;
@@ -49,8 +49,25 @@ impl Identityd {
                 },
             };
             let Some(event) = event else { return };
-            next = after_event(next, event, looked, tokio::time::Instant::now());
+            next = after_event(next, event, looked, Instant::now(), self.must_wait());
         }
+    }
+
+    /// The settings have changed, or what they name: look again as soon as may be.
+    pub(crate) fn has_changed(&self) {
+        if !self.must_wait() {
+            // At once, so that whoever asks for a new module waits for it.
+            self.update(|status| status.phase = Phase::Working);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Whether the cloud has asked a device with these settings to wait, and it still does.
+    pub(super) fn must_wait(&self) -> bool {
+        let memo = self.memo.lock().expect("no panic while held").clone();
+        memo.asked
+            && !memo.backoff.left(SystemTime::now()).is_zero()
+            && memo.backoff_digest == digest(&self.settings().config.provisioning)
     }
 
     /// Whether the pause after an earlier failure still lasts.
@@ -70,20 +87,23 @@ impl Identityd {
         self.update(|status| {
             status.phase = Phase::Waiting { failures, next: now + left, error: Arc::new(Error::Earlier) };
         });
-        Next::At(tokio::time::Instant::now() + left)
+        Next::At(Instant::now() + left)
     }
 
-    async fn round(&self) -> Next {
+    /// One round: when it began, with the lock in hand, and when the next one is.
+    async fn round(&self) -> (Instant, Next) {
         let _turn = self.turn.lock.lock().await;
+        let began = Instant::now();
         let settings = self.settings();
         self.update(|status| status.phase = Phase::Working);
-        match self.background(&settings).await {
+        let next = match self.background(&settings).await {
             Ok(()) => {
                 self.settled().await;
                 Next::Idle
             }
-            Err(error) => Next::At(tokio::time::Instant::now() + self.failed(&settings, error).await),
-        }
+            Err(error) => Next::At(Instant::now() + self.failed(&settings, error).await),
+        };
+        (began, next)
     }
 
     /// All is in line.
@@ -195,17 +215,42 @@ impl Cause {
             Self::Unreachable => outage_left,
         }
     }
+
+    /// How long nobody's wish for a new registration leads to one after so many failures, the last of this cause: clients
+    /// wish for one after any error of theirs. Whoever is asked within this device may be asked again at once, and a
+    /// network that is away is spared by all anyway.
+    pub(super) fn wishes_wait(self, failures: u32) -> Duration {
+        let growing = WISH_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        match self {
+            Self::Keyd | Self::Unreachable => Duration::ZERO,
+            Self::Other => WISH_PAUSE,
+            Self::Answered(_) => self.asked().unwrap_or(growing.min(LONGEST_WISH_PAUSE)),
+        }
+    }
 }
 
-/// What `event` makes of the plan to look `next`, if the last look was at `looked`.
-fn after_event(next: Next, event: Event, looked: tokio::time::Instant, now: tokio::time::Instant) -> Next {
+/// The next reason to look again. Changed settings are never missed, however many doubts there are.
+async fn next_event(changed: &Notify, events: &mut mpsc::Receiver<Event>) -> Option<Event> {
+    tokio::select! {
+        biased;
+        () = changed.notified() => Some(Event::Config),
+        event = events.recv() => event,
+    }
+}
+
+/// What `event` makes of the plan to look `next`, if the last look began at `looked`. `must_wait` if the cloud has asked for the
+/// pause: other settings for the same device are no way around that. What somebody else has found out before the last look is
+/// no news.
+fn after_event(next: Next, event: Event, looked: Instant, now: Instant, must_wait: bool) -> Next {
     match (next, event) {
+        (Next::At(_), Event::Config) if must_wait => next,
         (_, Event::Config) => Next::Now,
-        (_, Event::Settled) => Next::Idle,
+        (_, Event::Settled(when) | Event::Failed(when)) if when < looked => next,
+        (_, Event::Settled(_)) => Next::Idle,
         (Next::Idle, Event::Doubt) if looked + DOUBT_PAUSE <= now => Next::Now,
         (Next::Idle, Event::Doubt) => Next::At(looked + DOUBT_PAUSE),
-        (Next::Idle, Event::Failed) => Next::At(now + DOUBT_PAUSE),
-        (Next::Now | Next::At(_), Event::Doubt | Event::Failed) => next,
+        (Next::Idle, Event::Failed(_)) => Next::At(now + DOUBT_PAUSE),
+        (Next::Now | Next::At(_), Event::Doubt | Event::Failed(_)) => next,
     }
 }
 
@@ -219,6 +264,9 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_secs(60);
 const KEYD_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause that outlasts a restart although no service has asked for it: somebody may have set things right.
 const UNASKED_PAUSE: Duration = Duration::from_secs(60);
+/// The least time between two registrations that were wished for and failed, and what it grows to.
+const WISH_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_WISH_PAUSE: Duration = Duration::from_secs(60);
 /// The least time between two looks because of doubts.
 const DOUBT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -255,21 +303,48 @@ mod tests {
     }
 
     #[test]
+    fn wishes_for_registrations_are_paced() {
+        let waits = |cause: Cause| (1..=6).map(|nth| cause.wishes_wait(nth).as_secs()).collect::<Vec<_>>();
+        assert_eq!(waits(Cause::Answered(FailureKind::Unauthorized)), [5, 10, 20, 40, 60, 60]);
+        let asked = FailureKind::Throttled { retry_after: Some(Duration::from_secs(300)) };
+        assert_eq!(waits(Cause::Answered(asked)), [300; 6]);
+        assert_eq!(waits(Cause::Answered(FailureKind::Forbidden)), [600; 6]);
+        assert_eq!(waits(Cause::Other), [5; 6]);
+        assert_eq!((waits(Cause::Keyd), waits(Cause::Unreachable)), (vec![0; 6], vec![0; 6]));
+    }
+
+    #[tokio::test]
+    async fn changed_settings_are_seen_past_any_number_of_doubts() {
+        let (changed, (send, mut events)) = (Notify::new(), mpsc::channel(2));
+        while send.try_send(Event::Doubt).is_ok() {}
+        changed.notify_one();
+        changed.notify_one();
+        assert_eq!(next_event(&changed, &mut events).await, Some(Event::Config));
+        assert_eq!(next_event(&changed, &mut events).await, Some(Event::Doubt));
+    }
+
+    #[test]
     fn what_an_event_changes() {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let (soon, later) = (start + Duration::from_secs(5), start + Duration::from_secs(300));
+        let early = start - Duration::from_secs(1);
         let table = [
             (Next::Idle, Event::Config, soon, Next::Now),
             (Next::At(later), Event::Config, soon, Next::Now),
             (Next::Idle, Event::Doubt, later, Next::Now),
             (Next::Idle, Event::Doubt, soon, Next::At(start + DOUBT_PAUSE)),
             (Next::At(later), Event::Doubt, soon, Next::At(later)),
-            (Next::At(later), Event::Settled, soon, Next::Idle),
-            (Next::At(later), Event::Failed, soon, Next::At(later)),
-            (Next::Idle, Event::Failed, later, Next::At(later + DOUBT_PAUSE)),
+            (Next::At(later), Event::Settled(start), soon, Next::Idle),
+            // The round that has failed knew more than whoever settled all before it.
+            (Next::At(later), Event::Settled(early), soon, Next::At(later)),
+            (Next::At(later), Event::Failed(start), soon, Next::At(later)),
+            (Next::Idle, Event::Failed(start), later, Next::At(later + DOUBT_PAUSE)),
+            (Next::Idle, Event::Failed(early), later, Next::Idle),
         ];
         for (next, event, now, expected) in table {
-            assert_eq!(after_event(next, event, start, now), expected, "{next:?} {event:?}");
+            assert_eq!(after_event(next, event, start, now, false), expected, "{next:?} {event:?}");
         }
+        assert_eq!(after_event(Next::At(later), Event::Config, start, soon, true), Next::At(later));
+        assert_eq!(after_event(Next::Idle, Event::Config, start, soon, true), Next::Now);
     }
 }

@@ -10,6 +10,7 @@ mod round;
 mod turn;
 
 use identity_api::config::{Attestation, Dps, Manual, ManualCredentials, Provisioning, Source};
+use tokio::time::Instant;
 
 use crate::backup::Record;
 
@@ -25,10 +26,10 @@ pub(crate) enum Event {
     Config,
     /// The hub may not know this device any more.
     Doubt,
-    /// Somebody else has brought everything in line.
-    Settled,
-    /// Somebody else has tried and failed.
-    Failed,
+    /// Somebody else had brought everything in line then.
+    Settled(Instant),
+    /// Somebody else had tried and failed then.
+    Failed(Instant),
 }
 
 /// How the device gets its identity.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http_common::chain;
 use hub_client::Module;
 use identity_api::config::{Config, Source};
+use tokio::time::timeout_at;
 
 use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
@@ -15,7 +16,7 @@ use crate::backup::Record;
 use crate::cloud::Repeat;
 use crate::device::{Device, Phase};
 use crate::modules::Modules;
-use crate::reconcile::{self, Mode};
+use crate::reconcile;
 use crate::records::Records;
 use crate::{Error, Identityd, Settings};
 
@@ -56,33 +57,56 @@ impl Identityd {
     }
 
     /// Register again even if nothing seems to be wrong, and write the keys of the modules once more. The device that
-    /// works stays until the new one is in hand. Who asks while DPS is being asked gets the same result.
+    /// works stays until the new one is in hand. Who asks while DPS is being asked gets the same result, and who asks soon
+    /// after a failure gets that. Whatever is not done in [`WISH_LIMIT`] is left to the rounds in the background.
     pub(crate) async fn reprovision(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + WISH_LIMIT;
         let before = self.turn.registrations();
-        let _turn = self.turn.lock.lock().await;
+        let Ok(_turn) = timeout_at(deadline.into(), self.turn.lock.lock()).await else {
+            return Err(Error::Unfinished);
+        };
         if let Some(result) = self.turn.since(before) {
             return result;
         }
         let settings = self.settings();
+        if let Some(failure) = self.too_early(&settings) {
+            return Err(failure);
+        }
         let phase = self.status.borrow().phase.clone();
         self.update(|status| status.phase = Phase::Working);
-        let result = self.reprovision_alone(&settings).await;
+        let result = self.reprovision_alone(&settings, deadline).await;
+        let now = tokio::time::Instant::now();
         let event = match &result {
             Ok(()) => {
                 self.settled().await;
-                Event::Settled
+                Event::Settled(now)
             }
             Err(_) => {
                 self.update(|status| status.phase = phase);
-                Event::Failed
+                Event::Failed(now)
             }
         };
         // A full queue holds a reason to look already.
         let _ = self.events.try_send(event);
-        self.turn.end(result)
+        self.end_turn(&settings, result)
     }
 
-    async fn reprovision_alone(&self, settings: &Settings) -> Result<(), Error> {
+    /// The failure that stands for another try, which must wait.
+    fn too_early(&self, settings: &Settings) -> Option<Error> {
+        let digest = digest(&settings.config.provisioning);
+        let failure = self.turn.too_early(&digest, tokio::time::Instant::now());
+        failure.or_else(|| match &self.status.borrow().phase {
+            Phase::Waiting { error, .. } if self.must_wait() => Some(Error::Shared(Arc::clone(error))),
+            _ => None,
+        })
+    }
+
+    fn end_turn(&self, settings: &Settings, result: Result<(), Error>) -> Result<(), Error> {
+        let digest = digest(&settings.config.provisioning);
+        self.turn.end(result, digest, tokio::time::Instant::now())
+    }
+
+    async fn reprovision_alone(&self, settings: &Settings, deadline: Instant) -> Result<(), Error> {
         self.look_at_credentials(settings).await?;
         match settings.config.provisioning.source {
             Source::None => return Ok(()),
@@ -90,11 +114,14 @@ impl Identityd {
                 self.recall(settings).await?;
                 self.turn.registered();
             }
-            Source::Dps(_) => self.register(settings, Repeat::AsConfigured).await?,
+            Source::Dps(_) => {
+                let deadline = deadline.min(Instant::now() + REGISTER_LIMIT);
+                self.register(settings, Repeat::AsConfigured, deadline).await?;
+            }
         }
         let Some(device) = self.device() else { return Ok(()) };
-        let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
-        self.bring_in_line(settings, &device, &at_hub, Mode::Repair).await
+        let at_hub = device.modules.at_hub(deadline.min(Instant::now() + LIST_LIMIT)).await?;
+        self.bring_in_line(settings, &device, &at_hub, Mode::Repair, Some(deadline)).await
     }
 
     /// One round in the background: what is known first, DPS only if need be. A round with a registration also serves
@@ -104,16 +131,16 @@ impl Identityd {
         self.look_at_credentials(settings).await?;
         if !recalled {
             let registered = self.register_and_go_on(settings).await;
-            return self.turn.end(registered);
+            return self.end_turn(settings, registered);
         }
         let Some(device) = self.device() else { return Ok(()) };
         let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
         match device.modules.at_hub(Instant::now() + LIST_LIMIT).await {
-            Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await,
+            Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await,
             Err(error) if is_dps && error.suggests_registration() => {
                 tracing::warn!("this device has to be registered again, asking DPS: {}", chain(&error));
                 let registered = self.register_and_go_on(settings).await;
-                self.turn.end(registered)
+                self.end_turn(settings, registered)
             }
             Err(error) => Err(error),
         }
@@ -129,21 +156,21 @@ impl Identityd {
 
     async fn register_and_go_on(&self, settings: &Settings) -> Result<(), Error> {
         // A DPS that throttles is asked again in another round, which waits as long as it asks, over restarts too.
-        self.register(settings, Repeat::UnlessThrottled).await?;
+        let deadline = Instant::now() + REGISTER_LIMIT;
+        self.register(settings, Repeat::UnlessThrottled, deadline).await?;
         let Some(device) = self.device() else { return Ok(()) };
         let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
-        self.bring_in_line(settings, &device, &at_hub, Mode::Keep).await
+        self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await
     }
 
-    async fn register(&self, settings: &Settings, repeat: Repeat) -> Result<(), Error> {
+    async fn register(&self, settings: &Settings, repeat: Repeat, deadline: Instant) -> Result<(), Error> {
         let Source::Dps(dps) = &settings.config.provisioning.source else { return Ok(()) };
         let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
             return Ok(());
         };
         tracing::info!("registering with {}", dps.global_endpoint);
-        let (workshop, deadline) = (&self.services.workshop, Instant::now() + REGISTER_LIMIT);
         let registered = match self.cloud.of(&credentials, repeat).await {
-            Ok(cloud) => dps::register(dps, &credentials, &cloud, workshop, deadline).await,
+            Ok(cloud) => dps::register(dps, &credentials, &cloud, &self.services.workshop, deadline).await,
             Err(error) => Err(error),
         };
         self.turn.registered();
@@ -182,13 +209,15 @@ impl Identityd {
         self.on_disk(move |home| home.write_record(&record, &memo)).await
     }
 
-    /// Bring the modules in line with the principals; all of them are tried, the first failure is told.
+    /// Bring the modules in line with the principals; all of them are tried until the deadline, if there is one; the first
+    /// failure is told.
     async fn bring_in_line(
         &self,
         settings: &Settings,
         device: &Device,
         at_hub: &[Module],
         mode: Mode,
+        deadline: Option<Instant>,
     ) -> Result<(), Error> {
         let wanted = &settings.modules;
         let record = device.record.clone();
@@ -202,12 +231,28 @@ impl Identityd {
             None => BTreeSet::new(),
         };
         ours.retain(|id| wanted.contains(id) || is_there(id));
-        let steps = reconcile::plan(at_hub, wanted, &ours, mode);
-        let outcome = reconcile::carry_out(steps, ours, &device.modules, &self.module_credentials).await;
+        let repair = match mode {
+            Mode::Keep => self.turn.unrepaired(),
+            Mode::Repair => wanted.clone(),
+        };
+        let steps = reconcile::plan(at_hub, wanted, &ours, &repair);
+        let (modules, credentials) = (&device.modules, &self.module_credentials);
+        let outcome = reconcile::carry_out(steps, ours, modules, credentials, deadline.map(Into::into)).await;
+        let undone = outcome.undone().filter(|id| repair.contains(*id)).cloned();
+        self.turn.leave_unrepaired(undone.collect());
         let remembered = reconcile::remembered(&settings.config, &outcome.ours);
         self.on_disk(move |home| home.write_prev_state(&remembered)).await?;
-        outcome.failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+        outcome.result()
     }
+}
+
+/// What to do about modules that are ours already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Nothing, unless that was to be done before and was not.
+    Keep,
+    /// Write their keys once more.
+    Repair,
 }
 
 /// The device at its hub.
@@ -219,5 +264,7 @@ pub(crate) fn at(record: &Record) -> hub_client::Device {
 
 /// How long a list call may take in the background: long enough for one pause after 429.
 const LIST_LIMIT: Duration = Duration::from_secs(150);
-/// How long a registration may take: less than the 600 s that known clients wait.
+/// How long somebody waits who wishes for a registration and all that follows: known clients give up after 600 s.
+const WISH_LIMIT: Duration = Duration::from_secs(570);
+/// How long a registration may take.
 pub(crate) const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);
