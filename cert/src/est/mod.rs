@@ -79,8 +79,15 @@ impl Server {
 
     /// What the authority issues for `csr`, in the server's order.
     pub(crate) async fn enroll(&self, operation: Operation, csr: &X509ReqRef) -> Result<Vec<X509>, EstError> {
-        let der = csr.to_der().map_err(|_| EstError::Unsendable("the request"))?;
-        self.certificates(operation, lines(&STANDARD.encode(der))).await
+        let text = STANDARD.encode(csr.to_der().map_err(|_| EstError::Unsendable("the request"))?);
+        match self.certificates(operation, lines(&text)).await {
+            // All should take line ends (RFC 8951, 3.1). Those that do not see garbage, and say so.
+            Err(EstError::Refused { status: StatusCode::BAD_REQUEST, .. }) => {
+                tracing::info!("{} asks {} again, without line ends", operation.name(), self.base);
+                self.certificates(operation, text).await
+            }
+            answer => answer,
+        }
     }
 
     /// The kinds of keys that the authority wishes, in keyd's form; none if it has no wish, or does not say.

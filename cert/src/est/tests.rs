@@ -54,6 +54,25 @@ async fn certs_51_on_the_wire() {
     assert!(seen.iter().all(|seen| seen.request.header("authorization").is_none()));
 }
 
+/// Some servers cannot read base64 in lines.
+#[tokio::test]
+async fn a_request_that_is_not_understood_is_sent_on_one_line() {
+    let server = EstServer::start(Settings::new());
+    let issued = vec![server.settings().root.leaf("device").cert];
+    server.next("simpleenroll", raw(400, ""));
+    server.next("simpleenroll", Answer::Certificates(issued.clone()));
+    assert!(enroll(&client(&server)).await.unwrap() == issued);
+    let bodies: Vec<_> =
+        server.seen().into_iter().map(|seen| String::from_utf8(seen.request.body).unwrap()).collect();
+    assert_eq!(bodies.len(), 2);
+    assert!(bodies[0].contains('\n') && bodies[0].replace('\n', "") == bodies[1], "{bodies:?}");
+    server.next("simpleenroll", raw(400, ""));
+    server.next("simpleenroll", raw(400, ""));
+    let refused = enroll(&client(&server)).await.unwrap_err();
+    assert!(matches!(refused, EstError::Refused { status: StatusCode::BAD_REQUEST, .. }), "{refused}");
+    assert_eq!(server.seen().len(), 4, "not again and again");
+}
+
 #[tokio::test]
 async fn certs_52_basic_authentication_with_every_request() {
     let server = EstServer::start(Settings { basic: Some(("user", "p:w")), ..Settings::new() });
