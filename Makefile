@@ -1,7 +1,7 @@
 # What README's commands call. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench test-openssl4 test-memory test-weather build api
+.PHONY: help setup demo test check bench test-openssl4 test-interop test-memory test-weather build api
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @
@@ -28,6 +28,9 @@ bench: ## measure speed and memory of release builds
 
 test-openssl4: ## run the tests against OpenSSL 4, which is built first
 	@scripts/test-openssl4.sh
+
+test-interop: ## let certd enrol at an EST server that is not ours, which is built first
+	@scripts/test-interop.sh
 
 test-memory: ## run the modules for OpenSSL ten thousand times under valgrind
 	AZIOT_ROUNDS=10000 cargo test --locked --release --package suite-tests --test engine memory:: -- --nocapture
