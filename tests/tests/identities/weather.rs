@@ -47,7 +47,7 @@ type Row = (&'static str, Sky, Option<usize>);
 const KNOWN: &[Row] = &[
     ("clear", Clear, None),
     ("refused", Refused, Some(0)),
-    ("reset", Fault("hub", r#"{"reset": true}"#), Some(30)),
+    ("reset", Fault("hub", r#"{"reset": true}"#), Some(12)),
     ("stall", Fault("hub", r#"{"stall": true}"#), Some(4)),
     ("garbage", Fault("hub", r#"{"html": true}"#), Some(10)),
     ("401", Fault("hub", r#"{"status": 401}"#), Some(24)),
