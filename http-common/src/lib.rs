@@ -70,6 +70,7 @@ pub use client::{Client, ClientError};
 pub use endpoint::{Endpoint, Handlers, Operation, Serve, Service};
 pub use error::{ApiError, chain};
 pub use http::{Method, StatusCode};
+pub use limit::Limits;
 pub use listener::{ListenError, listen};
 pub use local::Local;
 pub use peer::Peer;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 /// Slots for requests in flight, by uid (spec service-common 5.3 as decided in spec/README: requests count, not
 /// connections; up to 100 wait for up to 10 s).
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     max: usize,
     by_uid: Mutex<HashMap<u32, Arc<Slots>>>,
 }
@@ -48,8 +48,13 @@ struct Slots {
 
 impl Limits {
     /// Admits `max` requests at a time for each uid.
-    pub(crate) fn new(max: usize) -> Self {
+    pub fn new(max: usize) -> Self {
         Self { max, by_uid: Mutex::default() }
+    }
+
+    /// A slot for `uid`, given back when dropped; `None` if all are taken.
+    pub fn try_admit(&self, uid: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.slots(uid).free).try_acquire_owned().ok()
     }
 
     /// A slot for `uid`, given back when dropped. Waits in order of arrival.
@@ -151,6 +156,15 @@ mod tests {
         }
         assert_eq!(limits.admit(7).await.unwrap_err(), Throttled::QueueFull { uid: 7, max: 1 });
         assert!(limits.admit(8).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_learns_it_at_once_and_takes_from_nobody_else() {
+        let limits = Limits::new(1);
+        let held = limits.try_admit(7).unwrap();
+        assert!(limits.try_admit(7).is_none() && limits.try_admit(8).is_some());
+        drop(held);
+        assert!(limits.try_admit(7).is_some() && Limits::new(0).try_admit(7).is_none());
     }
 
     #[tokio::test]
