@@ -7,5 +7,6 @@ mod checklist;
 mod golden;
 mod hardship;
 mod journeys;
+mod outages;
 mod pins;
 mod threads;

@@ -5,6 +5,7 @@
 
 mod files;
 mod hardship;
+mod outages;
 mod places;
 mod threads;
 

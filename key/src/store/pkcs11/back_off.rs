@@ -7,7 +7,7 @@ use super::fault::Fault;
 /// Attempts since the last success.
 #[derive(Default)]
 pub(super) struct BackOff {
-    attempts: u32,
+    since: Option<Instant>,
     not_before: Option<Instant>,
 }
 
@@ -17,14 +17,14 @@ impl BackOff {
         if let Some(wait) = self.not_before.and_then(|time| time.checked_duration_since(now)) {
             return Err(Fault::BackingOff(wait));
         }
-        let wait = FIRST_WAIT.saturating_mul(1 << self.attempts.min(10)).min(LONGEST_WAIT);
-        self.attempts += 1;
+        let since = *self.since.get_or_insert(now);
+        let wait = (now.saturating_duration_since(since) / 4).clamp(SHORTEST_WAIT, LONGEST_WAIT);
         self.not_before = Some(now + wait);
         Ok(())
     }
 }
 
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
@@ -36,12 +36,13 @@ mod tests {
         let mut back_off = BackOff::default();
         let mut now = Instant::now();
         let mut waits = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..30 {
             back_off.begin(now).unwrap();
             let Err(Fault::BackingOff(wait)) = back_off.begin(now) else { panic!("no wait") };
             waits.push(wait.as_millis());
             now += wait + Duration::from_millis(1);
         }
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 4000, 4000, 4000, 4000]);
+        assert_eq!(waits[..4], [100; 4], "what is over soon is noticed soon");
+        assert!(waits.is_sorted() && waits[28..] == [4000; 2], "{waits:?}");
     }
 }

@@ -1,10 +1,12 @@
 //! One token: in which slot it is, sessions that are logged in, calls on threads of its own. Knows no keys.
 //!
 //! A call that fails for its session is made once more in a new one; a call that fails for its token, once more after
-//! the library has been made ready anew.
+//! the library has been made ready anew. A token that has gone only now is waited for, so that whoever comes while it is
+//! exchanged or started anew is late, but served.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
@@ -32,6 +34,8 @@ pub(super) struct Token {
     slot: Mutex<Option<(u64, Slot)>>,
     was_there: AtomicBool,
     restarts: Mutex<BackOff>,
+    /// Since when it has not been there, if it is not.
+    gone: Mutex<Option<Instant>>,
     is_troubled: AtomicBool,
     /// Changes whenever object handles may have changed their meaning.
     incarnation: AtomicU64,
@@ -51,6 +55,19 @@ pub(super) struct Call<'c> {
 #[derive(Default)]
 pub(super) struct Seat {
     session: Option<Seated>,
+}
+
+/// Why an attempt was in vain, and whether that is because the token is not there.
+struct Failure {
+    fault: Fault,
+    is_away: bool,
+}
+
+impl From<Fault> for Failure {
+    /// The fault of a library that cannot be made ready.
+    fn from(fault: Fault) -> Self {
+        Self { is_away: matches!(fault, Fault::Library(_) | Fault::BackingOff(_)), fault }
+    }
 }
 
 struct Seated {
@@ -74,6 +91,7 @@ impl Token {
             slot: Mutex::default(),
             was_there: AtomicBool::new(false),
             restarts: Mutex::default(),
+            gone: Mutex::default(),
             is_troubled: AtomicBool::new(false),
             incarnation: AtomicU64::new(0),
             changing: Mutex::default(),
@@ -124,17 +142,32 @@ impl Token {
         self.queue.submit(limit, move |seat| token.perform(seat, &call))
     }
 
-    /// Makes a call, in a new session or with the library made ready anew if need be.
+    /// Makes a call; again and again for a moment, if the token has gone: it may be on its way back.
     fn perform<T>(&self, seat: &mut Seat, call: &dyn Fn(&Call<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        loop {
+            match self.attempt(seat, call) {
+                Ok(value) => {
+                    self.has_worked();
+                    return Ok(value);
+                }
+                Err(Failure { is_away: true, .. }) if self.may_be_back_soon() => thread::sleep(POLL),
+                Err(Failure { fault, .. }) => return Err(fault),
+            }
+        }
+    }
+
+    /// Makes a call, in a new session or with the library made ready anew if need be.
+    fn attempt<T>(
+        &self,
+        seat: &mut Seat,
+        call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Failure> {
         let (mut may_reopen, mut may_restart) = (true, true);
         loop {
             let ready = self.module.ready()?;
             let epoch = ready.epoch();
             let fault = match self.once(&ready, seat, call) {
-                Ok(value) => {
-                    self.has_worked();
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
                 Err(fault) => fault,
             };
             let remedy = match fault.remedy() {
@@ -157,19 +190,28 @@ impl Token {
                     drop(ready);
                     self.renew();
                     if self.restarts().begin(Instant::now()).is_err() {
-                        return Err(fault);
+                        return Err(Failure { fault, is_away: true });
                     }
                     self.module.restart(epoch, &fault)?;
                 }
-                _ => return Err(fault),
+                Remedy::None => return Err(Failure { fault, is_away: false }),
+                _ => return Err(Failure { fault, is_away: true }),
             }
         }
+    }
+
+    /// Whether the token, which is not there, was there until a moment ago.
+    fn may_be_back_soon(&self) -> bool {
+        let mut gone = self.gone.lock().expect("no panic while held");
+        self.is_troubled.store(true, Ordering::Relaxed);
+        self.was_there.load(Ordering::Relaxed) && gone.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }
 
     /// After a success the next restart need not wait.
     fn has_worked(&self) {
         if self.is_troubled.swap(false, Ordering::Relaxed) {
             tracing::info!("the token {} works again", self.name);
+            *self.gone.lock().expect("no panic while held") = None;
             *self.restarts.lock().expect("no panic while held") = BackOff::default();
         }
     }
@@ -186,9 +228,10 @@ impl Token {
         call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let incarnation = self.incarnation.load(Ordering::Acquire);
+        // A session of another epoch is gone, whatever its number means now.
+        seat.session.take_if(|seated| seated.epoch != ready.epoch());
         let Seated { session, has_pin, .. } = match &mut seat.session {
-            Some(seated) if seated.epoch == ready.epoch() => seated,
-            // A session of another epoch is gone, whatever its number means now.
+            Some(seated) => seated,
             place => place.insert(self.open(ready)?),
         };
         call(&Call { session, incarnation }).map_err(|fault| match fault.answer() {
@@ -275,3 +318,7 @@ impl Seat {
         }
     }
 }
+
+/// How long a token is waited for that has gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);

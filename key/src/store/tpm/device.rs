@@ -5,7 +5,6 @@
 //! the work of using it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
 use tpm_device::primary::{Hierarchy, STORAGE_ROOT};
@@ -14,13 +13,6 @@ use zeroize::Zeroizing;
 
 use super::tss2::{Blob, OWNER};
 use super::{TpmFault, area};
-
-/// What the thread of the TPM owns: the TPM, or how it was missed.
-pub(super) struct Seat {
-    tcti: String,
-    tpm: Option<Tpm>,
-    missed: Option<Instant>,
-}
 
 /// A TPM with a storage root key in place.
 pub(super) struct Tpm {
@@ -35,46 +27,9 @@ pub(super) struct Made {
     pub(super) private: Vec<u8>,
 }
 
-impl Seat {
-    /// Nothing is looked for yet.
-    pub(super) fn new(tcti: &str) -> Self {
-        Self { tcti: tcti.to_owned(), tpm: None, missed: None }
-    }
-
-    /// Does `job`, once more if the connection breaks: it may have been broken for long.
-    pub(super) fn perform<T>(
-        &mut self,
-        job: &mut dyn FnMut(&mut Tpm) -> Result<T, TpmFault>,
-    ) -> Result<T, TpmFault> {
-        match job(self.open()?) {
-            Err(fault) if fault.is_lost() => {
-                tracing::warn!("the TPM is opened again: {}", http_common::chain(&fault));
-                self.tpm = None;
-            }
-            done => return done,
-        }
-        let done = job(self.open()?);
-        if done.as_ref().is_err_and(TpmFault::is_lost) {
-            self.tpm = None;
-        }
-        done
-    }
-
-    fn open(&mut self) -> Result<&mut Tpm, TpmFault> {
-        if self.missed.is_some_and(|missed| missed.elapsed() < PAUSE) {
-            return Err(TpmFault::BackingOff);
-        }
-        if self.tpm.is_none() {
-            let opened = Tpm::open(&self.tcti);
-            self.missed = opened.is_err().then(Instant::now);
-            self.tpm = Some(opened?);
-        }
-        self.tpm.as_mut().ok_or(TpmFault::BackingOff)
-    }
-}
-
 impl Tpm {
-    fn open(tcti: &str) -> Result<Self, TpmFault> {
+    /// The TPM behind the TCTI `tcti`; its storage root key is made if there is none.
+    pub(super) fn open(tcti: &str) -> Result<Self, TpmFault> {
         let mut connection = Connection::open(tcti.as_bytes())
             .map_err(|error| TpmFault::Unreachable { tcti: tcti.to_owned(), error })?;
         connection.ensure(&STORAGE_ROOT, |_| &[]).map_err(TpmFault::NoRoot)?;
@@ -201,8 +156,6 @@ fn is_gone(failure: &Failure) -> bool {
     matches!(failure.refusal(), Some(code::HANDLE | code::REFERENCE_H0))
 }
 
-/// After a look for the TPM in vain there is none for so long.
-const PAUSE: Duration = Duration::from_millis(500);
 /// The kernel's resource manager has room for three objects; one is needed for the sequence of an HMAC.
 const MAX_KEPT: usize = 2;
 const SHA384: u16 = 0x000C;

@@ -58,6 +58,12 @@ impl TpmFault {
         }
     }
 
+    /// Whether a TPM that cannot be opened may be there in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::BackingOff | Self::Unreachable { error: OpenError::Refused(_), .. })
+            || self.is_lost()
+    }
+
     /// Whether the TPM cannot do what was asked with what it was given.
     pub(super) fn is_refusal(&self) -> bool {
         let Self::Failed(failure) = self else { return false };

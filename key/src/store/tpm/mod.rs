@@ -11,6 +11,7 @@ mod area;
 mod device;
 mod fault;
 mod keys;
+mod seat;
 mod thread;
 mod tss2;
 

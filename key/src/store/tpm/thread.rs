@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::TpmFault;
-use super::device::{Seat, Tpm};
+use super::device::Tpm;
+use super::seat::Seat;
 
 /// Hands jobs to the thread.
 pub(super) struct TpmThread {

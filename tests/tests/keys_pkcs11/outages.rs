@@ -1,0 +1,74 @@
+//! A token that goes and comes back: who comes meanwhile is late, but served.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use suite_tests::{
+    harness::{KEYD, Setup},
+    keys::{Keys, ecdsa_request},
+    p11_kit::RemoteToken,
+};
+
+#[test]
+fn keys_need_20_a_token_that_is_started_anew_loses_nothing_but_requests_in_flight() {
+    let mut token = RemoteToken::new();
+    let keyd = token.base_slot(Setup::new(&KEYD)).start();
+    let client = keyd.client();
+    let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let (client, request, over) = (client.clone(), &request, &over);
+                scope.spawn(move || {
+                    let (mut good, mut bad) = (0, 0);
+                    while !over.load(Ordering::Relaxed) {
+                        let is_good = match caller {
+                            0 => client.get(&format!("/keypair/none-{good}")).status == 400,
+                            _ => client.post("/sign", request).status == 200,
+                        };
+                        good += u32::from(is_good);
+                        bad += u32::from(!is_good);
+                    }
+                    (good, bad)
+                })
+            })
+            .collect();
+        for _ in 0..RESTARTS {
+            thread::sleep(Duration::from_millis(700));
+            token.pull_out();
+            thread::sleep(Duration::from_millis(2500));
+            token.plug_in();
+        }
+        thread::sleep(Duration::from_secs(2));
+        over.store(true, Ordering::Relaxed);
+        for caller in callers {
+            let (good, bad) = caller.join().unwrap();
+            assert!(good > 20, "{good} requests");
+            assert!(bad <= RESTARTS, "at most the one in flight fails each time: {bad}");
+        }
+    });
+}
+
+/// Who comes when it has lasted is told at once.
+#[test]
+fn keys_need_20_a_long_outage_is_told_at_once() {
+    let mut token = RemoteToken::new();
+    let keyd = token.base_slot(Setup::new(&KEYD)).start();
+    let client = keyd.client();
+    let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
+    token.pull_out();
+    let start = Instant::now();
+    client.post("/sign", &request).expect(500);
+    let waited = start.elapsed();
+    assert!(waited > Duration::from_secs(4) && waited < Duration::from_secs(15), "{waited:?}");
+    let start = Instant::now();
+    (0..10).for_each(|_| drop(client.post("/sign", &request).expect(500)));
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+const RESTARTS: u32 = 3;
+const CALLERS: usize = 4;
