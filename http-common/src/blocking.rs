@@ -1,14 +1,14 @@
 //! The same calls as [`Client`](crate::Client) for code that must not know tokio, such as what OpenSSL calls.
 //! Knows no service.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use zeroize::Zeroizing;
 
 use crate::client::{ClientError, REPLY_LIMIT, read_reply};
@@ -31,21 +31,29 @@ struct Idle {
 }
 
 impl Client {
-    /// A client of the service that listens at `socket`; a call may take `limit`.
+    /// A client of the service that listens at `socket`; a call may take `limit`, and of that 5 s to connect.
     pub fn new(socket: impl Into<PathBuf>, limit: Duration) -> Self {
         Self { socket: socket.into(), limit, idle: Mutex::default() }
     }
 
     /// Sends `request` and reads the reply.
     pub fn call<E: Endpoint>(&self, request: &E) -> Result<E::Reply, ClientError> {
+        self.call_until(request, Instant::now() + self.limit)
+    }
+
+    /// The same for one of several calls that must all be over at `deadline`.
+    pub fn call_until<E: Endpoint>(&self, request: &E, deadline: Instant) -> Result<E::Reply, ClientError> {
         let service = E::Service::NAME;
         let bad = |source| ClientError::BadReply { service, source };
         let encoded = wire::encode(request).map_err(|error| bad(error.into()))?;
         let bytes = written::<E>(&encoded);
-        let deadline = Instant::now() + self.limit;
         match self.exchange(&bytes, deadline) {
             Ok((status, body)) => read_reply::<E>(status, &body),
-            Err(error) if is_timeout(&error) => Err(ClientError::TimedOut { service, limit: self.limit }),
+            Err(error) if is_timeout(&error) => {
+                // Before the deadline only connecting is given up.
+                let limit = if Instant::now() < deadline { CONNECT_LIMIT } else { self.limit };
+                Err(ClientError::TimedOut { service, limit })
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(bad(error.into())),
             Err(error) => {
                 Err(ClientError::Unreachable { service, socket: self.socket.clone(), source: error.into() })
@@ -121,14 +129,14 @@ fn written<E: Endpoint>(encoded: &Encoded) -> Zeroizing<Vec<u8>> {
 fn connect(socket: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
     let descriptor = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&descriptor, sockopt::Timeout::Send, Some(remaining(deadline)?))?;
+    let patience = remaining(deadline)?.min(CONNECT_LIMIT);
+    sockopt::set_socket_timeout(&descriptor, sockopt::Timeout::Send, Some(patience))?;
     net::connect(&descriptor, &address)?;
     Ok(descriptor.into())
 }
 
 fn converse(stream: &mut UnixStream, request: &[u8], deadline: Instant) -> io::Result<Reply> {
-    stream.set_write_timeout(Some(remaining(deadline)?))?;
-    stream.write_all(request)?;
+    send_all(stream, request, deadline)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(FIRST_BUFFER));
     loop {
         if let Some(reply) = parse(&bytes)? {
@@ -139,11 +147,28 @@ fn converse(stream: &mut UnixStream, request: &[u8], deadline: Instant) -> io::R
         }
         stream.set_read_timeout(Some(remaining(deadline)?))?;
         let mut chunk = Zeroizing::new([0; FIRST_BUFFER]);
-        match stream.read(chunk.as_mut_slice())? {
-            0 => return Err(closed(bytes.is_empty())),
-            count => bytes.extend_from_slice(&chunk[..count]),
+        match stream.read(chunk.as_mut_slice()) {
+            Ok(0) => return Err(closed(bytes.is_empty())),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Sends `request` without a signal when the service has closed the connection: the programs that OpenSSL calls us from
+/// may not be ready for SIGPIPE.
+fn send_all(stream: &UnixStream, request: &[u8], deadline: Instant) -> io::Result<()> {
+    let mut rest = request;
+    while !rest.is_empty() {
+        stream.set_write_timeout(Some(remaining(deadline)?))?;
+        match net::send(stream, rest, SendFlags::NOSIGNAL) {
+            Ok(count) => rest = &rest[count..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// The reply, if `bytes` hold it completely.
@@ -196,6 +221,8 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
+/// How long connecting may take, which a service that runs does at once.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes read at a time.
 const FIRST_BUFFER: usize = 4096;
 const MAX_HEADERS: usize = 128;
@@ -247,6 +274,21 @@ mod tests {
         let waiting: Vec<_> = (0..3).map_while(|_| connect(&path, deadline()).ok()).collect();
         assert!(waiting.len() < 3, "the queue is never full");
         assert!(is_timeout(&connect(&path, deadline()).unwrap_err()));
+        let begin = Instant::now();
+        assert!(is_timeout(&connect(&path, begin + Duration::from_secs(60)).unwrap_err()));
+        let took = begin.elapsed();
+        assert!(
+            took >= CONNECT_LIMIT && took < 3 * CONNECT_LIMIT,
+            "connecting has a limit of its own: {took:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_sent_to_a_closed_connection_is_an_error_and_no_signal() {
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        let error = send_all(&near, b"GET / HTTP/1.1\r\n\r\n", Instant::now() + Duration::from_secs(5));
+        assert!(is_closed(&error.unwrap_err()));
     }
 
     #[test]
