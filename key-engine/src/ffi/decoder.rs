@@ -2,12 +2,10 @@
 //! wants them: PEM to DER, DER to a key. Programs that only know key files come this way.
 
 use std::ffi::{c_int, c_void};
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::keymgmt::{Ec, KeyType, Rsa};
 use super::object::{Object, lend, release, with_provider, with_ref};
 use super::params::Builder;
 use super::provider::{END_OF_TABLE, NO_ALGORITHM, Provider, algorithm};
@@ -17,18 +15,8 @@ use crate::reference;
 
 pub(super) static ALGORITHMS: [Algorithm; 4] = [
     algorithm(c"DER", c"provider=aziot,input=pem", &FROM_PEM, c"references to keys in keyd"),
-    algorithm(
-        c"EC",
-        c"provider=aziot,input=der,structure=AziotKeyUri",
-        &FromDer::<Ec>::TABLE,
-        c"EC keys in keyd",
-    ),
-    algorithm(
-        c"RSA",
-        c"provider=aziot,input=der,structure=AziotKeyUri",
-        &FromDer::<Rsa>::TABLE,
-        c"RSA keys in keyd",
-    ),
+    algorithm(c"EC", c"provider=aziot,input=der,structure=AziotKeyUri", &FROM_DER, c"EC keys in keyd"),
+    algorithm(c"RSA", c"provider=aziot,input=der,structure=AziotKeyUri", &FROM_DER, c"RSA keys in keyd"),
     NO_ALGORITHM,
 ];
 
@@ -39,18 +27,16 @@ static FROM_PEM: [Dispatch; 4] = [
     END_OF_TABLE,
 ];
 
-struct FromDer<T>(PhantomData<T>);
-
-impl<T: KeyType> FromDer<T> {
-    const TABLE: [Dispatch; 6] = [
-        Dispatch { id: 1, function: newctx as *const () },
-        Dispatch { id: 2, function: freectx as *const () },
-        Dispatch { id: 10, function: does_selection as *const () },
-        Dispatch { id: 11, function: decode_der::<T> as *const () },
-        Dispatch { id: 20, function: export_object as *const () },
-        END_OF_TABLE,
-    ];
-}
+/// One for both types of keys: which it is, only keyd knows, and it is not to be asked twice. libcrypto looks at what it is
+/// given, not at the name that the decoder was found by.
+static FROM_DER: [Dispatch; 6] = [
+    Dispatch { id: 1, function: newctx as *const () },
+    Dispatch { id: 2, function: freectx as *const () },
+    Dispatch { id: 10, function: does_selection as *const () },
+    Dispatch { id: 11, function: decode_der as *const () },
+    Dispatch { id: 20, function: export_object as *const () },
+    END_OF_TABLE,
+];
 
 struct Decoding(Arc<Provider>);
 
@@ -103,7 +89,7 @@ unsafe extern "C" fn decode_pem(
     unsafe { callback(params.as_ptr(), argument) }
 }
 
-unsafe extern "C" fn decode_der<T: KeyType>(
+unsafe extern "C" fn decode_der(
     ctx: *mut c_void,
     bio: *mut CoreBio,
     _selection: c_int,
@@ -119,8 +105,7 @@ unsafe extern "C" fn decode_der<T: KeyType>(
             return Ok(None);
         }
         let uri = reference::from_der(&der)?;
-        let key = load_key(&decoding.0, &uri, uri.public_only)?;
-        Ok(Some(key).filter(|key| key.kind == T::KIND))
+        load_key(&decoding.0, &uri, uri.public_only).map(Some)
     };
     // SAFETY: libcrypto passes what `newctx` gave it.
     match (unsafe { with_ref(ctx, decode) }, callback) {
@@ -172,7 +157,6 @@ const DER_LIMIT: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::keydata::Kind;
     use super::*;
     use crate::KeyName;
 
@@ -202,10 +186,5 @@ mod tests {
         let body: String = ours.lines().filter(|line| !line.starts_with('-')).collect();
         assert!(is_reference(&reference::from_base64(&body).unwrap()));
         assert!(!is_reference(b"\x30\x03\x02\x01\x00"));
-    }
-
-    #[test]
-    fn kinds_have_their_own_decoders() {
-        assert_eq!((Ec::KIND, Rsa::KIND), (Kind::Ec, Kind::Rsa));
     }
 }
