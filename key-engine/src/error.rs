@@ -8,7 +8,7 @@ use http_common::ClientError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// keyd cannot be reached, does not answer in time, refuses or answers nonsense.
-    #[error("keyd cannot {operation} {key}")]
+    #[error("keyd cannot {operation} {key}{}", status(source))]
     Keyd {
         /// What was asked of keyd.
         operation: &'static str,
@@ -66,6 +66,11 @@ impl Error {
             Self::OpenSsl(_) => 10,
         }
     }
+}
+
+/// The HTTP status of a refusal, for whoever compares with the API or with keyd's log.
+fn status(source: &ClientError) -> String {
+    source.status().map_or_else(String::new, |status| format!(" (status {})", status.as_u16()))
 }
 
 /// The texts of the reason codes.

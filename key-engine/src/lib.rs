@@ -47,7 +47,7 @@ pub struct KeyEngine {
 }
 
 impl KeyEngine {
-    /// For the keyd that listens at `socket`; a call may take `limit`. Contacts nobody.
+    /// For the keyd that listens at `socket`; to load a key or to use it may take `limit`. Contacts nobody.
     pub fn new(socket: impl Into<PathBuf>, limit: Duration) -> Result<Self, Error> {
         let settings = Settings { socket: socket.into(), limit, debug: None };
         let keyd = Arc::new(Keyd::new(&settings.socket, limit));

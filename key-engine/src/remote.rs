@@ -1,7 +1,7 @@
 //! A key pair that stays in keyd: its public part, and what its private part can be asked to do. Knows nothing of
 //! OpenSSL's objects.
 //!
-//! Every call has a deadline. Connections are kept for later calls, but never across a fork; after a restart of keyd
+//! Every operation has a deadline, whatever number of calls it takes. Connections are kept for later calls, but never across a fork; after a restart of keyd
 //! the next call connects anew.
 
 use std::path::{Path, PathBuf};
@@ -78,7 +78,8 @@ pub enum RsaOperation {
 }
 
 impl Keyd {
-    /// The keyd that listens at `socket`; a call may take `limit`, connecting and repetitions included.
+    /// The keyd that listens at `socket`. To make, to load or to use a key may take `limit`, however many calls it needs
+    /// and however often one is repeated.
     pub fn new(socket: impl Into<PathBuf>, limit: Duration) -> Self {
         let socket = socket.into();
         Self { client: Client::new(&socket, limit), socket, limit }
@@ -94,30 +95,38 @@ impl Keyd {
         let request =
             CreateKeyPair { key_id: id.to_owned(), preferred_algorithms: Some(algorithms.to_owned()) };
         let name = KeyName::Id(id.to_owned());
-        self.call(&request).map(drop).map_err(|source| Error::of(source, "create", &name))
+        let reply = self.call(&request, self.deadline());
+        reply.map(drop).map_err(|source| Error::of(source, "create", &name))
+    }
+
+    /// When an operation that begins now must be over.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.limit
     }
 
     /// Calls, and repeats the call shortly after when keyd (as upstream's does when it is busy) closed the connection
     /// without a byte of answer.
-    fn call<E: Endpoint>(&self, request: &E) -> Result<E::Reply, ClientError> {
-        let end = Instant::now() + self.limit;
+    fn call<E: Endpoint>(&self, request: &E, deadline: Instant) -> Result<E::Reply, ClientError> {
         let mut attempt = 0;
         loop {
-            match self.client.call(request) {
-                Err(error) if attempt < REPETITIONS && was_reset(&error) && Instant::now() < end => {
+            let pause = Duration::from_millis(fastrand::u64(PAUSE_MILLIS));
+            match self.client.call_until(request, deadline) {
+                Err(error)
+                    if attempt < REPETITIONS && was_reset(&error) && Instant::now() + pause < deadline =>
+                {
                     attempt += 1;
-                    std::thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MILLIS)));
+                    std::thread::sleep(pause);
                 }
                 result => return result,
             }
         }
     }
 
-    fn handle(&self, name: &KeyName) -> Result<Zeroizing<String>, Error> {
+    fn handle(&self, name: &KeyName, deadline: Instant) -> Result<Zeroizing<String>, Error> {
         match name {
             KeyName::Handle(handle) => Ok(handle.clone()),
             KeyName::Id(id) => {
-                let reply = self.call(&LoadKeyPair { key_id: id.clone() });
+                let reply = self.call(&LoadKeyPair { key_id: id.clone() }, deadline);
                 let reply = reply.map_err(|source| Error::of(source, "load", name))?;
                 Ok(Zeroizing::new(reply.key_handle.as_str().to_owned()))
             }
@@ -128,8 +137,9 @@ impl Keyd {
 impl RemoteKey {
     /// Asks keyd for the public part of the key `name`.
     pub fn load(keyd: Arc<Keyd>, name: KeyName) -> Result<Self, Error> {
-        let handle = keyd.handle(&name)?;
-        let public = Parameters { keyd: &keyd, handle: &handle, name: &name }.public()?;
+        let deadline = keyd.deadline();
+        let handle = keyd.handle(&name, deadline)?;
+        let public = Parameters { keyd: &keyd, handle: &handle, name: &name, deadline }.public()?;
         Ok(Self { keyd, name, handle: Mutex::new(handle), public })
     }
 
@@ -193,23 +203,22 @@ impl RemoteKey {
         operation: &'static str,
         request: impl Fn(KeyHandle) -> E,
     ) -> Result<E::Reply, Error> {
-        let handle = self.current_handle();
-        let refused = match self.keyd.call(&request(KeyHandle::from(handle.to_string()))) {
+        let deadline = self.keyd.deadline();
+        let ask = |handle: &str| self.keyd.call(&request(KeyHandle::from(handle.to_owned())), deadline);
+        let refused = match ask(&self.current_handle()) {
             Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => error,
             result => return result.map_err(|source| Error::of(source, operation, &self.name)),
         };
         if matches!(self.name, KeyName::Handle(_)) {
             return Err(Error::of(refused, operation, &self.name));
         }
-        let fresh = self.keyd.handle(&self.name)?;
-        let unchanged =
-            Parameters { keyd: &self.keyd, handle: &fresh, name: &self.name }.public()? == self.public;
-        if !unchanged {
+        let fresh = self.keyd.handle(&self.name, deadline)?;
+        let parameters = Parameters { keyd: &self.keyd, handle: &fresh, name: &self.name, deadline };
+        if parameters.public()? != self.public {
             return Err(Error::Refused("keyd has another key under this id by now; load it again"));
         }
         *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
-        let result = self.keyd.call(&request(KeyHandle::from(fresh.to_string())));
-        result.map_err(|source| Error::of(source, operation, &self.name))
+        ask(&fresh).map_err(|source| Error::of(source, operation, &self.name))
     }
 
     fn current_handle(&self) -> Zeroizing<String> {
@@ -257,6 +266,7 @@ struct Parameters<'a> {
     keyd: &'a Keyd,
     handle: &'a str,
     name: &'a KeyName,
+    deadline: Instant,
 }
 
 impl Parameters<'_> {
@@ -286,7 +296,8 @@ impl Parameters<'_> {
 
     fn text(&self, parameter: &str) -> Result<String, Error> {
         let key_handle = KeyHandle::from(self.handle.to_owned());
-        let reply = self.keyd.call(&GetParameter { parameter_name: parameter.to_owned(), key_handle });
+        let request = GetParameter { parameter_name: parameter.to_owned(), key_handle };
+        let reply = self.keyd.call(&request, self.deadline);
         Ok(reply.map_err(|source| Error::of(source, "describe", self.name))?.value)
     }
 

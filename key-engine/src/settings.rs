@@ -13,7 +13,7 @@ use crate::Error;
 pub struct Settings {
     /// The socket of keyd.
     pub socket: PathBuf,
-    /// How long a call may take.
+    /// How long it may take to load a key, or to use it once.
     pub limit: Duration,
     /// Where to note what happens: a file that is appended to, or `stderr`; nowhere if absent.
     pub debug: Option<PathBuf>,
@@ -65,7 +65,7 @@ fn parse_socket(text: &str) -> Result<PathBuf, Error> {
     endpoint.map(|endpoint| endpoint.path().to_owned()).map_err(|_| Error::BadSocket(text.to_owned()))
 }
 
-/// How long a call may take by default.
+/// How long an operation may take by default.
 const LIMIT: Duration = Duration::from_secs(30);
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=600;
 

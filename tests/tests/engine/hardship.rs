@@ -11,7 +11,7 @@ use suite_tests::http::{wait_for, with_body};
 use suite_tests::keys::{Keys, VALIDATION_KEY, forge, key_file, take_apart};
 
 use super::engine::{with_engine, world as engine_world};
-use super::world::{World, is_root, openssl_program, probe, run, succeed};
+use super::world::{KINDS, World, is_root, openssl_program, probe, run, succeed};
 
 #[test]
 fn engine_35_refusals_are_explained() {
@@ -21,7 +21,7 @@ fn engine_35_refusals_are_explained() {
     let (text, _) = take_apart(&handle);
     let forged = forge(&[7; 32], &text);
     for (name, reason) in [
-        ("aziot:id=absent", "there is no key"),
+        ("aziot:id=absent", "(status 400): keyd refuses: there is no key"),
         ("aziot:handle=sr=x&sig=y", "keyd refuses"),
         (&format!("aziot:handle={forged}"), "keyd refuses"),
         ("aziot:nonsense", "aziot:id=KEY-ID"),
@@ -53,37 +53,60 @@ fn engine_35_refusals_are_explained() {
     world.probe(&["refused", &reference, "keyd cannot be reached", "2"]);
 }
 
+/// Whether this journey can act as other users; it says so if not.
+fn may_be_another(journey: &str) -> bool {
+    if !is_root() {
+        eprintln!("{journey}: left out, it acts as several users and needs root");
+    }
+    is_root()
+}
+
 #[test]
 fn engine_35_strangers_are_refused() {
-    if !is_root() {
+    if !may_be_another("engine_35_strangers_are_refused") {
         return;
     }
     let world = World::new();
     let socket = world.keyd.setup().socket_path().to_owned();
-    let as_stranger = |world: &World| {
+    let stranger = |world: &World, program: &Path, words: &[&str]| {
         let mut command = world.command("setpriv");
-        command.args(["--reuid=12345", "--regid=12345", "--clear-groups", &openssl_program()]);
-        command.args(["pkey", "-in", "aziot:id=ec-p256", "-pubout", "-noout"]);
-        let output = run(&mut command);
+        command.args(["--reuid=12345", "--regid=12345", "--clear-groups"]).arg(program).args(words);
+        command
+    };
+    let openssl = openssl_program();
+    let load = ["pkey", "-in", "aziot:id=ec-p256", "-pubout", "-noout"];
+    let as_stranger = |world: &World| {
+        let output = run(&mut stranger(world, openssl.as_ref(), &load));
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let errors = as_stranger(&world);
-    assert!(errors.contains("may this user open its socket"), "{errors}");
+    assert!(errors.contains("may this user open its socket") && errors.contains("ermission"), "{errors}");
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).unwrap();
     let errors = as_stranger(&world);
-    assert!(errors.contains("12345"), "keyd names the user: {errors}");
+    assert!(errors.contains("12345") && errors.contains("(status 401)"), "keyd names the user: {errors}");
+    if let Some(world) = engine_world() {
+        let handle = world.keyd.client().load_pair("ec-p256");
+        let words = ["engine-refused", &handle, "2", "may this user open its socket"];
+        succeed(&mut with_engine(&world, stranger(&world, probe(), &words)));
+    }
 }
 
 #[test]
-fn engine_35_a_keyd_that_hangs_is_given_up() {
+fn engine_22_35_a_keyd_that_hangs_is_given_up() {
     let world = World::new();
     world
         .write("openssl.cnf", world.configuration("timeout", &format!("1\nsocket = {}", world.socket_uri())));
     world.keyd.signal(rustix::process::Signal::STOP);
-    world.probe(&["refused", "aziot:id=ec-p256", "did not answer", "4"]);
+    world.probe(&["refused", "aziot:id=ec-p256", "did not answer within 1 s", "4"]);
     world.keyd.signal(rustix::process::Signal::CONT);
     world.openssl("pkey -in {} -pubout -noout", "aziot:id=ec-p256");
+    let Some(world) = engine_world() else { return };
+    let handle = world.keyd.client().load_pair("ec-p256");
+    world.keyd.signal(rustix::process::Signal::STOP);
+    let words = ["engine-refused", &handle, "4", "did not answer within 1 s", "1"];
+    succeed(with_engine(&world, world.command(probe())).args(words));
+    world.keyd.signal(rustix::process::Signal::CONT);
 }
 
 #[test]
@@ -108,11 +131,26 @@ fn failures_are_noted_where_the_configuration_says() {
     assert!(log.contains("loaded the key \"ec-p256\"") && log.contains("there is no key"), "{log}");
 }
 
+#[test]
+fn a_key_reference_asks_keyd_once_for_the_key() {
+    let world = World::new();
+    for kind in KINDS {
+        let log = world.path(&format!("{kind}.log"));
+        let configuration = world.configuration("debug", &format!("{log}\nsocket = {}", world.socket_uri()));
+        let file = world.reference(kind);
+        world.write("openssl.cnf", configuration);
+        world.probe(&["export", &file]);
+        assert_eq!(fs::read_to_string(&log).unwrap().matches("loaded").count(), 1, "{kind}");
+        world.openssl("pkey -in {} -pubout -noout", &file);
+        assert_eq!(fs::read_to_string(&log).unwrap().matches("loaded").count(), 2, "{kind}");
+    }
+}
+
 /// What a bad keyd does with a connection.
 type Manners = fn(&mut UnixStream);
 
 /// A keyd with these manners at `socket`, for the rest of the test.
-fn bad_keyd(socket: &Path, manners: Manners) {
+fn bad_keyd(socket: &Path, manners: impl Fn(&mut UnixStream) + Copy + Send + 'static) {
     let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -120,6 +158,40 @@ fn bad_keyd(socket: &Path, manners: Manners) {
             std::thread::spawn(move || manners(&mut stream));
         }
     });
+}
+
+/// A load is several calls, and all of them together have the time that was set.
+#[test]
+fn engine_35_a_keyd_that_answers_each_call_just_in_time_is_given_up() {
+    let world = World::new();
+    let socket = world.file("slow.sock");
+    let real: &'static Path = Box::leak(world.keyd.setup().socket_path().to_owned().into_boxed_path());
+    bad_keyd(&socket, move |near| {
+        let mut far = UnixStream::connect(real).unwrap();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = near.read(&mut buffer) {
+            std::thread::sleep(Duration::from_millis(1200));
+            far.write_all(&buffer[..length]).unwrap();
+            let length = far.read(&mut buffer).unwrap();
+            if near.write_all(&buffer[..length]).is_err() {
+                return;
+            }
+        }
+    });
+    let uri = format!("unix://{}", socket.display());
+    let patient = |seconds: u32| world.configuration("timeout", &format!("{seconds}\nsocket = {uri}"));
+    world.write("openssl.cnf", patient(2));
+    KINDS.iter().for_each(|kind| {
+        drop(world.probe(&["refused", &format!("aziot:id={kind}"), "did not answer within 2 s", "3"]));
+    });
+    if let Some(engine) = engine_world() {
+        let handle = world.keyd.client().load_pair("rsa-2048");
+        let mut command = with_engine(&engine, engine.command(probe()));
+        command.env("AZIOT_KEYD_SOCKET", &uri);
+        succeed(command.args(["engine-refused", &handle, "3", "did not answer within 2 s", "2"]));
+    }
+    world.write("openssl.cnf", patient(20));
+    world.openssl("pkey -in {} -pubout -noout", "aziot:id=rsa-2048");
 }
 
 const REPLY: &[u8] =
@@ -185,7 +257,8 @@ fn engine_23_no_manners_of_keyd_hang_or_kill_a_program() {
     let world = World::new();
     for (index, (what, manners, reason)) in BAD_MANNERS.iter().enumerate() {
         let socket = world.file(&format!("{index}.sock"));
-        bad_keyd(&socket, *manners);
+        let manners = *manners;
+        bad_keyd(&socket, manners);
         let uri = format!("unix://{}", socket.display());
         world.write("openssl.cnf", world.configuration("socket", &uri));
         // The probe has not been told to ignore SIGPIPE.
@@ -193,7 +266,7 @@ fn engine_23_no_manners_of_keyd_hang_or_kill_a_program() {
         assert!(seen.status.success(), "a keyd that {what}: {seen:?}");
         if let Some(engine) = engine_world() {
             let mut command = with_engine(&engine, engine.command(probe()));
-            succeed(command.env("AZIOT_KEYD_SOCKET", &uri).args(["engine-refused", "sr=&sig=", "5"]));
+            succeed(command.env("AZIOT_KEYD_SOCKET", &uri).args(["engine-refused", "sr=&sig=", "5", reason]));
         }
     }
 }
@@ -223,7 +296,7 @@ fn engine_22_all_slots_taken() {
 
 #[test]
 fn engine_51_a_set_uid_program_does_not_look_at_the_environment() {
-    if !is_root() {
+    if !may_be_another("engine_35_strangers_are_refused") {
         return;
     }
     let world = World::new();

@@ -198,11 +198,8 @@ static void ordinary_keys(void) {
     CHECK(ERR_peek_error() == 0);
 }
 
-/* Must fail, with a reason, in time. */
-static void refused(const char *uri, const char *reason, int seconds) {
-    time_t begin = time(NULL);
-    CHECK(load(uri) == NULL);
-    CHECK(time(NULL) - begin <= seconds);
+/* The error stack has this reason. */
+static void explained(const char *reason) {
     char text[16384] = "";
     BIO *bio = BIO_new(BIO_s_mem());
     ERR_print_errors(bio);
@@ -213,6 +210,14 @@ static void refused(const char *uri, const char *reason, int seconds) {
         fprintf(stderr, "\"%s\" is not in: %s\n", reason, text);
         _exit(1);
     }
+}
+
+/* Must fail, with a reason, in time. */
+static void refused(const char *uri, const char *reason, int seconds) {
+    time_t begin = time(NULL);
+    CHECK(load(uri) == NULL);
+    CHECK(time(NULL) - begin <= seconds);
+    explained(reason);
 }
 
 /* Loads the provider from `directory`, tries, and prints the reasons. */
@@ -406,11 +411,14 @@ static void version_check(const char *path) {
     dlclose(module);
 }
 
-static void engine_refused(const char *handle, int seconds) {
+/* The same through the engine; the time that an operation may take by a control command, if given. */
+static void engine_refused(const char *handle, int seconds, const char *reason, const char *limit) {
     ENGINE *own = engine("aziot_keys");
+    CHECK(*limit == 0 || ENGINE_ctrl_cmd_string(own, "TIMEOUT", limit, 0) == 1);
     time_t begin = time(NULL);
     CHECK(ENGINE_load_private_key(own, handle, NULL, NULL) == NULL && ERR_peek_error() != 0);
     CHECK(time(NULL) - begin <= seconds);
+    explained(reason);
     ENGINE_finish(own);
     ENGINE_free(own);
 }
@@ -436,7 +444,7 @@ int main(int count, char **words) {
     else if (IS("engine-checks")) engine_checks(argument[0], argument[1]);
     else if (IS("engine-socket")) engine_socket(argument[0], argument[1]);
     else if (IS("v-check")) version_check(argument[0]);
-    else if (IS("engine-refused")) engine_refused(argument[0], atoi(argument[1]));
+    else if (IS("engine-refused")) engine_refused(argument[0], atoi(argument[1]), argument[2], argument[3]);
 #endif
     else {
         EVP_PKEY *key = load(argument[0]);

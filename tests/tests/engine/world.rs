@@ -233,10 +233,14 @@ pub(crate) fn openssl_program() -> String {
     env::var("AZIOT_OPENSSL").unwrap_or_else(|_| "openssl".into())
 }
 
-/// Whether this OpenSSL has ENGINE.
+/// Whether there is an engine to test: the built module is empty where OpenSSL has no ENGINE, and a foreign OpenSSL has
+/// no use for it.
 pub(crate) fn has_engine() -> bool {
-    let version = succeed(Command::new(openssl_program()).arg("version"));
-    !version.starts_with("OpenSSL 4") && env::var_os("AZIOT_OPENSSL").is_none()
+    static HAS_ENGINE: OnceLock<bool> = OnceLock::new();
+    *HAS_ENGINE.get_or_init(|| {
+        let symbols = succeed(Command::new("nm").args(["-D", "--defined-only"]).arg(engine_module()));
+        env::var_os("AZIOT_OPENSSL").is_none() && symbols.contains(" bind_engine\n")
+    })
 }
 
 /// `probe.c`, built.

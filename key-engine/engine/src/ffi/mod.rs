@@ -250,7 +250,7 @@ static COMMANDS: [Command; 3] = [
     Command {
         number: TIMEOUT,
         name: c"TIMEOUT".as_ptr(),
-        description: c"seconds that a call to keyd may take, 30 by default".as_ptr(),
+        description: c"seconds that an operation with a key may take, 30 by default".as_ptr(),
         flags: COMMAND_TEXT,
     },
     Command { number: 0, name: ptr::null(), description: ptr::null(), flags: 0 },
