@@ -48,6 +48,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A module that its hub cannot know by its certificate, in which its name has no room.
+    #[error(
+        "{name:?} is longer than a certificate can tell, so that the hub would not know the module by it; use a shorter name, or registration = \"thumbprint\" in [module_x509]"
+    )]
+    LongName {
+        /// The device and the module.
+        name: String,
+    },
     /// A module of another device.
     #[error("{given:?} is not this device, which is {ours:?}")]
     OtherDevice {
@@ -150,6 +158,7 @@ impl Error {
             Self::Forbidden { .. } => StatusCode::UNAUTHORIZED, // not 403: upstream's wire
             Self::BadType { .. }
             | Self::BadModuleId { .. }
+            | Self::LongName { .. }
             | Self::OtherDevice { .. }
             | Self::NotThisLocal { .. }
             | Self::Payload { .. }

@@ -13,6 +13,7 @@ use openssl::sha::sha256;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::Error;
+use crate::csr;
 use crate::module_keys::MasterKey;
 use crate::workshop::{CertificateError, Certified, Workshop};
 
@@ -63,10 +64,10 @@ impl ModuleCredentials {
     }
 
     /// See to it that the module `id` can be given something, before it is made.
-    pub(crate) async fn ensure(&self, id: &str) -> Result<(), Error> {
-        match self.is_certified(id) {
-            true => Ok(()),
-            false => self.master.ensure().await.map_err(Error::ModuleKey),
+    pub(crate) async fn ensure(&self, device_id: &str, id: &str) -> Result<(), Error> {
+        match self.settings_for(id) {
+            Some(settings) => common_name(device_id, id, settings.registration).map(drop),
+            None => self.master.ensure().await.map_err(Error::ModuleKey),
         }
     }
 
@@ -104,7 +105,7 @@ impl ModuleCredentials {
         let what = Certified {
             cert_id: module_certificate(module_id),
             key_id: module_certificate(module_id),
-            subject: Some(Subject::CommonName(format!("{device_id}/{module_id}"))),
+            subject: Some(Subject::CommonName(common_name(device_id, module_id, registration)?)),
             algorithm,
             is_made_anew: true,
         };
@@ -148,6 +149,16 @@ impl ModuleCredentials {
     fn settings_for(&self, id: &str) -> Option<Arc<ModuleX509>> {
         let settings = self.settings.read().expect("no panic while held").clone();
         settings.filter(|settings| settings.includes(id))
+    }
+}
+
+/// Whom the certificate of a module is for. A hub that knows it by its issuer takes it for that module only, so that the name
+/// must be all there.
+fn common_name(device_id: &str, module_id: &str, registration: Registration) -> Result<String, Error> {
+    let name = format!("{device_id}/{module_id}");
+    match registration {
+        Registration::Ca if csr::cut(&name) != name => Err(Error::LongName { name }),
+        Registration::Ca | Registration::Thumbprint => Ok(name),
     }
 }
 

@@ -8,6 +8,7 @@ use suite_tests::{
     harness::BOUND,
     http::{Reply, wait_for},
     keys::{Keys as _, key_file},
+    lint::lint_chain,
     openssl::hex,
 };
 
@@ -67,6 +68,7 @@ fn a_module_is_known_by_the_thumbprint_of_its_certificate() {
     let chain = plant.certificate("module-cam-1");
     assert_eq!(common_name(&chain), format!("{DEVICE}/cam-1"));
     assert!(chain[0].public_key().unwrap().public_eq(&plant.key("module-cam-1").unwrap()));
+    lint_chain(&[&chain[..1], &plant.certificate("site-ca")].concat(), &["-purpose", "sslclient"]);
     let at_hub = plant.cloud.module("cam-1").to_string();
     assert!(
         at_hub.contains(&hex(&chain[0].digest(MessageDigest::sha256()).unwrap()).to_uppercase()),
@@ -101,6 +103,29 @@ fn a_module_is_known_by_the_issuer_of_its_certificate() {
     assert_eq!(auth(plant.create("cam-2"))["type"], "x509");
     assert_eq!(plant.cloud.module("cam-2")["authentication"]["type"], "certificateAuthority");
     assert_eq!(event(&plant, "cam-2"), "204");
+}
+
+#[test]
+fn a_name_that_has_no_room_in_a_certificate_is_refused_where_the_hub_reads_it_there() {
+    let room = 64 - DEVICE.len() - "/".len();
+    let [fits, long] = [room, room + 1].map(|length| format!("cam-{}", "x".repeat(length - "cam-".len())));
+    let entry = |id: &str| format!("module-{id} = {{ method = 'local_ca' }}\n");
+    let site = Site::new(&format!("{}{}", entry(&fits), entry(&long)));
+    site.enroll_group();
+    let by_issuer = format!("{BY_THUMBPRINT}registration = 'ca'\n");
+    let config = site.dps(&format!("registration_id = '{DEVICE}'"), "");
+    let identityd = site.identityd(&config).drop_in("50-modules.toml", &by_issuer).start();
+    let Site { certd, keyd, cloud } = site;
+    let plant = Plant { identityd, certd, keyd, cloud };
+    plant.own().expect(200);
+    plant.wait_until_settled();
+    let message = plant.create(&long).expect(400).string("message");
+    assert!(message.contains(&long) && message.contains("thumbprint"), "{message}");
+    assert_eq!(plant.cloud.module(&long), Value::Null, "nothing is made at the hub");
+    assert_eq!(auth(plant.create(&fits))["type"], "x509");
+    plant.identityd.write_drop_in("50-modules.toml", BY_THUMBPRINT);
+    wait_for("the setting", BOUND, || (plant.create(&long).status == 200).then_some(()));
+    assert_eq!(event(&plant, &long), "204");
 }
 
 #[test]
