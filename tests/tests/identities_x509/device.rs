@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use suite_tests::{
     harness::{KEYD, Setup},
     keys::Keys as _,
+    lint::lint_chain,
     openssl::hex,
 };
 
@@ -106,6 +107,20 @@ fn identity_16_by_hand_with_further_attributes_and_another_algorithm() {
     assert_eq!(plant.key("device-id").unwrap().id(), Id::EC);
     let info = plant.client().get("/identities/provisioning").expect(200).json();
     assert_eq!(info, json!({ "source": "manual", "auth": "x509" }));
+}
+
+#[test]
+fn identity_16_by_hand_with_a_certificate_of_the_site() {
+    let site = Site::new("");
+    let issuance = "[cert_issuance]\ndevice-id = { method = 'local_ca' }\n";
+    let certd = site.certd.stop().drop_in("50-local.toml", issuance).start();
+    let site = Site { certd, ..site };
+    let config = site.manual("", "");
+    let plant = site.start(&config);
+    plant.own().expect(200);
+    let issued = [&plant.certificate("device-id")[..1], &plant.certificate("site-ca")].concat();
+    assert_eq!(common_name(&issued), DEVICE);
+    lint_chain(&issued, &["-purpose", "sslclient"]);
 }
 
 #[test]

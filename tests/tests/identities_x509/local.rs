@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use suite_tests::{
     harness::{CERTD, IDENTITYD, Setup},
     http::Reply,
+    lint::{is_for_host, lint_chain},
 };
 
 use crate::plant::{Plant, Site, common_name};
@@ -72,8 +73,12 @@ fn identity_31_32_33_a_principal_gets_its_certificate() {
     ] {
         assert!(said.contains(part), "{part}\n{said}");
     }
-    assert!(plant.certificate("site-ca")[0].issued(&chain[0]) == openssl::x509::X509VerifyResult::OK);
-    let (other, _) = checked(hmi.get("/identities/modules/hmi?type=local"), "hmi");
+    let host = "hmi.device.line4.example";
+    let issued = [&chain[..1], &plant.certificate("site-ca")].concat();
+    lint_chain(&issued, &["-purpose", "sslserver", "-verify_hostname", host]);
+    assert!(is_for_host(&chain[0], host) && !is_for_host(&chain[0], "line4.example"));
+    let (other, again) = checked(hmi.get("/identities/modules/hmi?type=local"), "hmi");
+    assert!(again[0].serial_number() != chain[0].serial_number());
     assert!(!other.public_eq(&key), "each call makes a new key");
     hmi.get("/identities/modules/web?type=local").expect(401);
     plant.client().get("/identities/modules/web?type=local").expect(400);
@@ -91,6 +96,7 @@ fn identity_34_by_name_for_those_who_are_no_principals() {
     plant.as_uid(41001).post("/identities/modules", &local("web", None)).expect(401);
     let (_, chain) = checked(client.post("/identities/modules", &local("web", None)), "web");
     assert!(!text(&chain[0]).contains("Server Authentication"), "client is the default");
+    lint_chain(&[&chain[..1], &plant.certificate("site-ca")].concat(), &["-purpose", "sslclient"]);
     let server = Some(json!({ "type": "x509", "attributes": "server" }));
     let (_, chain) = checked(client.post("/identities/modules", &local("web", server)), "web");
     assert!(text(&chain[0]).contains("Client Authentication, TLS Web Server Authentication"));
