@@ -12,7 +12,7 @@ impl Handlers for Certd {
 
 impl Serve<CreateCertificate> for Certd {
     async fn serve(&self, peer: Peer, request: CreateCertificate) -> Result<CertificateReply, Error> {
-        let id = self.allow(peer, request.cert_id.clone())?;
+        let id = self.allow(&peer, request.cert_id.clone())?;
         Ok(CertificateReply { pem: self.create(id, request).await? })
     }
 }
@@ -26,14 +26,14 @@ impl Serve<GetCertificate> for Certd {
 
 impl Serve<ImportCertificate> for Certd {
     async fn serve(&self, peer: Peer, request: ImportCertificate) -> Result<CertificateReply, Error> {
-        let id = self.allow(peer, request.cert_id)?;
+        let id = self.allow(&peer, request.cert_id)?;
         Ok(CertificateReply { pem: self.import(id, request.pem).await? })
     }
 }
 
 impl Serve<DeleteCertificate> for Certd {
     async fn serve(&self, peer: Peer, request: DeleteCertificate) -> Result<(), Error> {
-        let id = self.allow(peer, request.cert_id)?;
+        let id = self.allow(&peer, request.cert_id)?;
         self.delete(id).await
     }
 }

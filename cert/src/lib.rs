@@ -97,7 +97,7 @@ impl Certd {
     }
 
     /// The proof that `peer` may change the certificate `id`.
-    fn allow(&self, peer: Peer, id: String) -> Result<Allowed<String>, Error> {
+    fn allow(&self, peer: &Peer, id: String) -> Result<Allowed<String>, Error> {
         let forbidden = Error::Forbidden { uid: peer.uid, id: id.clone() };
         self.current().acl.allow(peer, id).ok_or(forbidden)
     }

@@ -7,7 +7,7 @@ use std::ops::Deref;
 
 use wildmatch::WildMatch;
 
-use crate::Who;
+use crate::{Asker, Who};
 
 /// Patterns by user and group. Root is always allowed; anyone else needs a pattern that matches the whole id.
 ///
@@ -18,38 +18,15 @@ pub struct Acl {
     entries: Vec<(Who, Vec<WildMatch>)>,
 }
 
-/// The process that asks, as the kernel knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
-    /// Its effective uid.
-    pub uid: u32,
-    /// Its effective gid; `None` for a user without a group.
-    pub gid: Option<u32>,
-}
-
 impl Acl {
     /// The proof that `asker` may touch `id`, or `None` if it may not.
-    pub fn allow<I: AsRef<str>>(&self, asker: impl Into<Asker>, id: I) -> Option<Allowed<I>> {
-        let Asker { uid, gid } = asker.into();
+    pub fn allow<'a, I: AsRef<str>>(&self, asker: impl Into<Asker<'a>>, id: I) -> Option<Allowed<I>> {
+        let asker = asker.into();
         let matches = |(who, patterns): &(Who, Vec<WildMatch>)| {
-            who.includes(uid, gid) && patterns.iter().any(|pattern| pattern.matches(id.as_ref()))
+            who.includes(asker) && patterns.iter().any(|pattern| pattern.matches(id.as_ref()))
         };
-        let allowed = uid == ROOT || self.entries.iter().any(matches);
+        let allowed = asker.uid == ROOT || self.entries.iter().any(matches);
         allowed.then_some(Allowed(id))
-    }
-}
-
-impl From<u32> for Asker {
-    /// A user without a group.
-    fn from(uid: u32) -> Self {
-        Self { uid, gid: None }
-    }
-}
-
-impl From<(u32, u32)> for Asker {
-    /// Uid and gid.
-    fn from((uid, gid): (u32, u32)) -> Self {
-        Self { uid, gid: Some(gid) }
     }
 }
 

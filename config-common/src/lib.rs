@@ -40,7 +40,7 @@ mod service;
 mod watch;
 mod who;
 
-pub use acl::{Acl, Allowed, Asker};
+pub use acl::{Acl, Allowed};
 pub use algorithm::KeyAlgorithm;
 pub use endpoints::{Endpoint, Endpoints, SOCKET_DIRECTORY};
 pub use error::Error;
@@ -50,7 +50,7 @@ pub use renewal::AutoRenew;
 pub use secret::{Base64, Secret};
 pub use service::{CONFIG_DIRECTORY, ConfigPaths, Service};
 pub use watch::Watch;
-pub use who::{Nobody, User, Who};
+pub use who::{Asker, Nobody, User, Who};
 
 use merge::Document;
 

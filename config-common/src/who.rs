@@ -30,6 +30,17 @@ pub enum User {
     Name(String),
 }
 
+/// The process that asks, as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker<'a> {
+    /// Its effective uid.
+    pub uid: u32,
+    /// Its effective gid; `None` for a user without a group.
+    pub gid: Option<u32>,
+    /// Its supplementary groups.
+    pub groups: &'a [u32],
+}
+
 /// Says of no user and no group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("missing field `uid` (a number or a name), or `group`")]
@@ -63,8 +74,10 @@ impl Who {
     }
 
     /// Whether a process with these ids is meant.
-    pub fn includes(&self, uid: u32, gid: Option<u32>) -> bool {
-        self.includes_user(uid) || (gid.is_some() && self.gid == gid)
+    pub fn includes<'a>(&self, asker: impl Into<Asker<'a>>) -> bool {
+        let Asker { uid, gid, groups } = asker.into();
+        let runs_with = |group: u32| gid == Some(group) || groups.contains(&group);
+        self.includes_user(uid) || self.gid.is_some_and(runs_with)
     }
 
     /// Whether the user is meant, whatever the group of the process.
@@ -117,6 +130,20 @@ impl Who {
                 "a [[principal]] is for the group {name:?}, which cannot be looked up: {error}"
             )),
         }
+    }
+}
+
+impl From<u32> for Asker<'_> {
+    /// A user without a group.
+    fn from(uid: u32) -> Self {
+        Self { uid, gid: None, groups: &[] }
+    }
+}
+
+impl From<(u32, u32)> for Asker<'_> {
+    /// Uid and gid.
+    fn from((uid, gid): (u32, u32)) -> Self {
+        Self { uid, gid: Some(gid), groups: &[] }
     }
 }
 
@@ -196,15 +223,16 @@ mod tests {
     #[test]
     fn names_are_looked_up() {
         let root = Who::of(Some(User::Name("root".into())), None).unwrap();
-        assert!(root.includes(0, None) && !root.includes(1, Some(0)) && root.doubts().is_empty());
+        assert!(root.includes(0) && !root.includes((1, 0)) && root.doubts().is_empty());
         assert_eq!((root.uid(), Who::from(0).uid()), (None, Some(0)));
         let group = Who::of(None, Some("root".into())).unwrap();
-        assert!(
-            group.includes(4711, Some(0)) && !group.includes(4711, Some(1)) && !group.includes(4711, None)
-        );
+        assert!(group.includes((4711, 0)) && !group.includes((4711, 1)) && !group.includes(4711));
+        let with = |groups| Asker { uid: 4711, gid: Some(1), groups };
+        assert!(group.includes(with(&[5, 0])) && !group.includes(with(&[5, 1])));
+        assert!(!root.includes(with(&[0])), "a user is no group");
         assert_eq!(group.uid(), None);
         let both = Who::of(Some(User::Uid(7)), Some("root".into())).unwrap();
-        assert!(both.includes(7, Some(9)) && both.includes(8, Some(0)) && !both.includes(8, Some(9)));
+        assert!(both.includes((7, 9)) && both.includes((8, 0)) && !both.includes((8, 9)));
     }
 
     #[test]
@@ -214,7 +242,7 @@ mod tests {
             Who::of(None, Some("no such group".into())),
         ] {
             let who = who.unwrap();
-            assert!(!who.includes(0, Some(0)) && who.doubts()[0].contains("no such"), "{who:?}");
+            assert!(!who.includes((0, 0)) && who.doubts()[0].contains("no such"), "{who:?}");
         }
         assert_eq!(Who::of(None, None), Err(Nobody));
         let number = Who::of(Some(User::Uid(7)), None).unwrap();

@@ -14,6 +14,6 @@ impl<S> Local<S> {
     where
         S: Serve<E>,
     {
-        self.0.serve(self.1, request).await.map_err(Into::into)
+        self.0.serve(self.1.clone(), request).await.map_err(Into::into)
     }
 }

@@ -102,8 +102,8 @@ impl<S: Handlers> Server<S> {
     ) {
         let connection = Arc::clone(&place.connection);
         let service = hyper::service::service_fn(|request| {
-            let (server, connection) = (Arc::clone(&self), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(server.answer(peer, &connection, request).await) }
+            let (server, peer, connection) = (Arc::clone(&self), peer.clone(), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(server.answer(&peer, &connection, request).await) }
         });
         let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
         let http = http1::Builder::new()
@@ -137,7 +137,7 @@ impl<S: Handlers> Server<S> {
     /// Answers one request.
     async fn answer(
         self: Arc<Self>,
-        peer: Peer,
+        peer: &Peer,
         connection: &Connection,
         request: Request<Incoming>,
     ) -> Response<Full<Bytes>> {
@@ -171,7 +171,7 @@ impl<S: Handlers> Server<S> {
 
     async fn outcome(
         &self,
-        peer: Peer,
+        peer: &Peer,
         head: &http::request::Parts,
         body: Incoming,
         pattern: &mut &'static str,
@@ -196,13 +196,14 @@ impl<S: Handlers> Server<S> {
             }
             _ => return Err(Failure::plain(method_not_allowed(&head.method))),
         };
-        let running = matched.prepare(&self.state, peer, &head.method, &body).map_err(Failure::plain)?;
-        self.run_handler(peer, running).await
+        let running =
+            matched.prepare(&self.state, peer.clone(), &head.method, &body).map_err(Failure::plain)?;
+        self.run_handler(peer.uid, running).await
     }
 
     /// Runs a handler to its end, even if the caller hangs up. One that is ready at once costs no task.
-    async fn run_handler(&self, peer: Peer, mut running: Running) -> Outcome {
-        let permit = self.limits.admit(peer.uid).await.map_err(|throttled| {
+    async fn run_handler(&self, uid: u32, mut running: Running) -> Outcome {
+        let permit = self.limits.admit(uid).await.map_err(|throttled| {
             let mut reply = ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled);
             reply.retry_after = Some(THROTTLE_RETRY_SECS);
             Failure::plain(reply)
@@ -224,7 +225,7 @@ impl<S: Handlers> Server<S> {
 
     /// Internal errors are for the administrator; so is who is refused for want of a principal or of slots. The
     /// rest is the caller's business. Repetitions are counted, not printed.
-    fn log_failure(&self, peer: Peer, pattern: &'static str, failure: &Failure) {
+    fn log_failure(&self, peer: &Peer, pattern: &'static str, failure: &Failure) {
         let status = failure.reply.status;
         let line = format_args!(
             "uid {} pid {}, {pattern}: {}: {}",

@@ -106,10 +106,10 @@ impl Principals {
     }
 
     /// Who `peer` is.
-    pub(crate) fn caller(&self, peer: Peer) -> Caller<'_> {
-        let Peer { uid, gid, pid: _ } = peer;
-        let meant = self.roles.iter().filter(|(who, _)| who.includes(uid, Some(gid)));
-        let (by_user, by_group): (Vec<_>, Vec<_>) = meant.partition(|(who, _)| who.includes(uid, None));
+    pub(crate) fn caller(&self, peer: &Peer) -> Caller<'_> {
+        let uid = peer.uid;
+        let meant = self.roles.iter().filter(|(who, _)| who.includes(peer));
+        let (by_user, by_group): (Vec<_>, Vec<_>) = meant.partition(|(who, _)| who.includes_user(uid));
         let roles = by_group.into_iter().chain(by_user).map(|(_, role)| role).collect();
         Caller { uid, roles }
     }
@@ -218,7 +218,7 @@ mod tests {
     /// identity `own`.
     fn rights(principals: &[Principal], uid: u32, own: &str) -> String {
         let table = Principals::new(principals);
-        let caller = table.caller(Peer::of_uid(uid));
+        let caller = table.caller(&Peer::of_uid(uid));
         let identity = match caller.own_identity() {
             Ok(Own::Device) => "d".to_owned(),
             Ok(Own::Module(name)) => name,
@@ -282,11 +282,17 @@ mod tests {
         let group = Who::of(None, Some("root".to_owned())).unwrap();
         let shared = Principal { who: group, ..principal(7, "shared", Some(&[IdType::Module])) };
         let table = Principals::new(&[principal(7, "mine", Some(&[IdType::Module])), shared]);
-        let own = |uid, gid| table.caller(Peer { uid, gid, pid: None }).own_identity().ok();
+        let peer = |uid, gid, groups: &[u32]| Peer { gid, groups: groups.into(), ..Peer::of_uid(uid) };
+        let own = |uid, gid| table.caller(&peer(uid, gid, &[])).own_identity().ok();
         assert_eq!(own(8, 0), Some(Own::Module("shared".into())));
         assert_eq!(own(7, 0), Some(Own::Module("mine".into())));
         assert_eq!(own(8, 8), None);
-        assert!(table.caller(Peer { uid: 7, gid: 0, pid: None }).module("shared", Some(Kind::Aziot)).is_ok());
+        assert_eq!(
+            table.caller(&peer(8, 8, &[5, 0])).own_identity().ok(),
+            Some(Own::Module("shared".into()))
+        );
+        assert!(table.caller(&peer(8, 8, &[5])).own_identity().is_err());
+        assert!(table.caller(&peer(7, 0, &[])).module("shared", Some(Kind::Aziot)).is_ok());
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Serve<draft::ListModules> for Identityd {
 
 impl Serve<draft::CreateModule> for Identityd {
     async fn serve(&self, peer: Peer, request: draft::CreateModule) -> Result<draft::Identity, Error> {
-        self.settings().principals.caller(peer).manage("create modules")?;
+        self.settings().principals.caller(&peer).manage("create modules")?;
         let draft::CreateModule { r#type, name, deviceid, managed_by } = request;
         if let Some(given) = r#type.filter(|given| given != AZIOT) {
             return Err(Error::BadType { expected: AZIOT, given });

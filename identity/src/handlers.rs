@@ -18,13 +18,14 @@ impl Handlers for Identityd {
 
 impl Serve<GetIdentity> for Identityd {
     async fn serve(&self, peer: Peer, _: GetIdentity) -> Result<Identity, Error> {
-        let own = self.settings().principals.caller(peer).own_identity()?;
+        let uid = peer.uid;
+        let own = self.settings().principals.caller(&peer).own_identity()?;
         match own {
-            Own::Device => self.device_identity().await,
+            Own::Device => self.device_identity(uid).await,
             Own::Module(name) => {
                 let id = ModuleId::parse(&name)?;
-                let device = self.device_or_wait().await?;
-                self.module_identity(&device, &id).await
+                let device = self.device_or_wait(uid).await?;
+                self.module_identity(uid, &device, &id).await
             }
         }
     }
@@ -32,14 +33,15 @@ impl Serve<GetIdentity> for Identityd {
 
 impl Serve<GetDevice> for Identityd {
     async fn serve(&self, peer: Peer, _: GetDevice) -> Result<Identity, Error> {
-        self.settings().principals.caller(peer).device()?;
-        self.device_identity().await
+        let uid = peer.uid;
+        self.settings().principals.caller(&peer).device()?;
+        self.device_identity(uid).await
     }
 }
 
 impl Serve<Reprovision> for Identityd {
     async fn serve(&self, peer: Peer, _: Reprovision) -> Result<(), Error> {
-        self.settings().principals.caller(peer).manage("have the device registered again")?;
+        self.settings().principals.caller(&peer).manage("have the device registered again")?;
         self.reprovision().await
     }
 }
@@ -47,7 +49,7 @@ impl Serve<Reprovision> for Identityd {
 impl Serve<ListModules> for Identityd {
     async fn serve(&self, peer: Peer, request: ListModules) -> Result<ModuleList, Error> {
         let settings = self.settings();
-        settings.principals.caller(peer).manage("list modules")?;
+        settings.principals.caller(&peer).manage("list modules")?;
         Kind::only_aziot(request.r#type.as_deref())?;
         let device = self.device_now()?;
         let modules = device.modules.list(settings.config.prefer_module_identity_cache).await;
@@ -74,9 +76,9 @@ impl Serve<CreateModule> for Identityd {
 
 impl Serve<GetModule> for Identityd {
     async fn serve(&self, peer: Peer, GetModule { id, r#type }: GetModule) -> Result<Identity, Error> {
-        let settings = self.settings();
+        let (uid, settings) = (peer.uid, self.settings());
         let kind = Kind::of(r#type.as_deref());
-        settings.principals.caller(peer).module(&id, kind.as_ref().ok().copied())?;
+        settings.principals.caller(&peer).module(&id, kind.as_ref().ok().copied())?;
         match kind? {
             Kind::Local => {
                 let Settings { config, principals, .. } = &*settings;
@@ -84,7 +86,7 @@ impl Serve<GetModule> for Identityd {
             }
             Kind::Aziot => {
                 let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
-                self.module_identity(&device, &id).await
+                self.module_identity(uid, &device, &id).await
             }
         }
     }
@@ -92,7 +94,7 @@ impl Serve<GetModule> for Identityd {
 
 impl Serve<UpdateModule> for Identityd {
     async fn serve(&self, peer: Peer, UpdateModule { id, r#type }: UpdateModule) -> Result<Identity, Error> {
-        self.settings().principals.caller(peer).manage("update modules")?;
+        self.settings().principals.caller(&peer).manage("update modules")?;
         Kind::only_aziot(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
         let (module, auth) = device.modules.update(&id, &self.module_credentials).await?;
@@ -102,7 +104,7 @@ impl Serve<UpdateModule> for Identityd {
 
 impl Serve<DeleteModule> for Identityd {
     async fn serve(&self, peer: Peer, DeleteModule { id, r#type }: DeleteModule) -> Result<(), Error> {
-        self.settings().principals.caller(peer).manage("delete modules")?;
+        self.settings().principals.caller(&peer).manage("delete modules")?;
         Kind::only_aziot(r#type.as_deref())?;
         let (id, device) = (ModuleId::parse(&id)?, self.device_now()?);
         device.modules.delete(&id, &self.module_credentials, Effort::for_caller()).await

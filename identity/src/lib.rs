@@ -43,11 +43,11 @@ use std::time::{Duration, SystemTime};
 use config_common::Service;
 use http_common::daemon::{Common, Daemon, notify_status};
 use http_common::https::ProxyRules;
-use http_common::{Router, chain};
+use http_common::{Limits, Router, chain};
 use identity_api::Identity;
 use identity_api::config::{Config, Source};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 pub use error::Error;
 
@@ -75,8 +75,8 @@ pub struct Identityd {
     cloud: Arc<CloudAccess>,
     /// The failure that the log told last, so that it is not told again and again.
     told: Mutex<Option<String>>,
-    /// Places of requests that wait for the device.
-    waiting: Semaphore,
+    /// Places of requests that wait for the device: some of each user's.
+    waiting: Limits,
 }
 
 /// What the configuration says, swapped as a whole.
@@ -126,7 +126,7 @@ impl Daemon for Identityd {
             module_credentials: Arc::new(module_credentials(&services, &config)),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
-            waiting: Semaphore::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
+            waiting: Limits::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
             settings: RwLock::new(Arc::new(Settings::new(config))),
         });
         let settings = daemon.settings();
@@ -203,16 +203,16 @@ impl Identityd {
     ///
     /// A client that deployed with upstream takes every refusal of its device identity as "register again", so the request
     /// is held as long as there is hope, up to [`HOLD`]. Some slots of each user stay free for other requests.
-    async fn device_or_wait(&self) -> Result<Arc<Device>, Error> {
-        self.wait_while(Status::is_pending).await;
+    async fn device_or_wait(&self, uid: u32) -> Result<Arc<Device>, Error> {
+        self.wait_while(uid, Status::is_pending).await;
         self.device_now()
     }
 
-    /// Wait while `what` holds, up to [`HOLD`], unless too many do so already or the process is about to end.
-    async fn wait_while(&self, what: impl Fn(&Status) -> bool) {
+    /// Wait while `what` holds, up to [`HOLD`], unless too many of this user do so already or the process is about to end.
+    async fn wait_while(&self, uid: u32, what: impl Fn(&Status) -> bool) {
         let what = |status: &Status| !status.stopping && what(status);
         if what(&self.status.borrow())
-            && let Ok(_place) = self.waiting.try_acquire()
+            && let Some(_place) = self.waiting.try_admit(uid)
         {
             let mut status = self.status.subscribe();
             let ended = status.wait_for(|status| !what(status));
@@ -232,17 +232,17 @@ impl Identityd {
         }
     }
 
-    async fn device_identity(&self) -> Result<Identity, Error> {
-        let device = self.device_or_wait().await?;
+    async fn device_identity(&self, uid: u32) -> Result<Identity, Error> {
+        let device = self.device_or_wait(uid).await?;
         Ok(device.identity(device.credentials.auth().await?))
     }
 
     /// The identity of a module. One that is about to be made is waited for.
-    async fn module_identity(&self, device: &Device, id: &ModuleId) -> Result<Identity, Error> {
+    async fn module_identity(&self, uid: u32, device: &Device, id: &ModuleId) -> Result<Identity, Error> {
         let settings = self.settings();
         if settings.modules.contains(id.as_str()) && !device.modules.knows(id) {
             let is_working = |status: &Status| matches!(status.phase, Phase::Working);
-            self.wait_while(is_working).await;
+            self.wait_while(uid, is_working).await;
         }
         let prefer_known = settings.config.prefer_module_identity_cache;
         let module = device.modules.get(id, prefer_known).await?;

@@ -29,6 +29,8 @@ const SAS: &str = "[provisioning]\nsource = 'manual'\niothub_hostname = '127.0.0
     authentication = { method = 'sas', device_id_pk = 'k' }\n";
 const X509: &str = "[provisioning]\nsource = 'manual'\niothub_hostname = '127.0.0.1:1'\ndevice_id = 'd'\n\
     authentication = { method = 'x509', identity_cert = 'c', identity_pk = 'k' }\n";
+const DPS: &str = "[provisioning]\nsource = 'dps'\nglobal_endpoint = 'http://127.0.0.1:1'\nscope_id = 's'\n\
+    attestation = { method = 'symmetric_key', registration_id = 'r', symmetric_key = 'k' }\n";
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, ApiError>) -> (u16, String) {
     let error = result.unwrap_err();
@@ -95,14 +97,33 @@ async fn keyd_and_hub_away_are_404() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_for_the_device_is_held_and_not_for_ever() {
-    let dps = "[provisioning]\nsource = 'dps'\nglobal_endpoint = 'http://127.0.0.1:1'\nscope_id = 's'\n\
-        attestation = { method = 'symmetric_key', registration_id = 'r', symmetric_key = 'k' }";
-    let (daemon, _home) = daemon(dps).await;
+    let (daemon, _home) = daemon(DPS).await;
     let root = Local(daemon, Peer::of_uid(0));
     let begun = tokio::time::Instant::now();
     let (status, message) = refusal(root.call(GetDevice { r#type: "aziot".into() }).await);
     assert!(status == 400 && message.contains("not provisioned"), "{status} {message}");
     assert_eq!(begun.elapsed().as_secs(), HOLD.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_all_places_takes_them_from_nobody_else() {
+    let (daemon, _home) =
+        daemon(&format!("{DPS}[[principal]]\nuid = 7\nname = 'p'\nidtype = ['device']")).await;
+    let ask = |uid| {
+        let peer = Local(Arc::clone(&daemon), Peer::of_uid(uid));
+        async move {
+            let begun = tokio::time::Instant::now();
+            peer.call(GetIdentity {}).await.unwrap_err();
+            begun.elapsed().as_secs()
+        }
+    };
+    let held: Vec<_> = (0..8).map(|_| tokio::spawn(ask(7))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ask(7).await, 0, "two of its ten slots stay free");
+    assert_eq!(ask(0).await, HOLD.as_secs());
+    for held in held {
+        assert_eq!(held.await.unwrap(), HOLD.as_secs());
+    }
 }
 
 #[test]

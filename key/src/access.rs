@@ -29,7 +29,7 @@ impl Access {
     }
 
     /// The proof that `peer` may use the key `id`. What else is wrong with the id only those learn who may use it.
-    pub(crate) fn by_id(&self, peer: Peer, id: &str) -> Result<Permit, Error> {
+    pub(crate) fn by_id(&self, peer: &Peer, id: &str) -> Result<Permit, Error> {
         match self.rules().acl.allow(peer, id) {
             Some(allowed) => Permit::from_acl(allowed),
             None => Err(Error::Forbidden { uid: peer.uid, id: id.to_owned() }),
@@ -37,7 +37,7 @@ impl Access {
     }
 
     /// Whether `peer` may use the key it has a handle of: always, unless `require_principal_for_handles` is set.
-    pub(crate) fn by_handle(&self, peer: Peer, permit: &Permit) -> Result<(), Error> {
+    pub(crate) fn by_handle(&self, peer: &Peer, permit: &Permit) -> Result<(), Error> {
         let rules = self.rules();
         match rules.for_handles && rules.acl.allow(peer, permit.id().as_str()).is_none() {
             true => Err(Error::Forbidden { uid: peer.uid, id: permit.id().as_str().to_owned() }),

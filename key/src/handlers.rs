@@ -23,7 +23,7 @@ impl Handlers for Keyd {
 impl Serve<CreateKey> for Keyd {
     async fn serve(&self, peer: Peer, request: CreateKey) -> Result<KeyHandleReply, Error> {
         let CreateKey { key_id, usage, key_bytes } = request;
-        let permit = self.allow(peer, &key_id)?;
+        let permit = self.allow(&peer, &key_id)?;
         let key = permit.clone();
         match key_bytes {
             Some(bytes) if bytes.is_empty() => return Err(Error::EmptyImport),
@@ -41,7 +41,7 @@ impl Serve<CreateKey> for Keyd {
 
 impl Serve<LoadKey> for Keyd {
     async fn serve(&self, peer: Peer, request: LoadKey) -> Result<KeyHandleReply, Error> {
-        let permit = self.allow(peer, &request.key_id)?;
+        let permit = self.allow(&peer, &request.key_id)?;
         self.key(permit.clone()).await?.check().await?;
         self.handle_of_key(&permit).await
     }
@@ -49,14 +49,14 @@ impl Serve<LoadKey> for Keyd {
 
 impl Serve<DeleteKey> for Keyd {
     async fn serve(&self, peer: Peer, request: DeleteKey) -> Result<(), Error> {
-        let permit = self.open(peer, &request.key_handle).await?.into_key()?;
+        let permit = self.open(&peer, &request.key_handle).await?.into_key()?;
         self.blocking(permit, Task::Change, |store, key| store.delete_key(key)).await
     }
 }
 
 impl Serve<CreateKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: CreateKeyPair) -> Result<KeyHandleReply, Error> {
-        let permit = self.allow(peer, &request.key_id)?;
+        let permit = self.allow(&peer, &request.key_id)?;
         if self.present_pair(permit.clone()).await.is_err() {
             // Why there is none, or whether one may be made, is for the store to say while it makes one.
             let preferences = Preferences::parse(request.preferred_algorithms.as_deref())?;
@@ -68,7 +68,7 @@ impl Serve<CreateKeyPair> for Keyd {
 
 impl Serve<LoadKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: LoadKeyPair) -> Result<KeyHandleReply, Error> {
-        let permit = self.allow(peer, &request.key_id)?;
+        let permit = self.allow(&peer, &request.key_id)?;
         self.present_pair(permit.clone()).await?;
         self.handle_of_pair(&permit).await
     }
@@ -79,15 +79,15 @@ impl Serve<MoveKeyPair> for Keyd {
         if request.from == request.key_id {
             return Err(Error::MoveToSelf(request.from));
         }
-        let from = self.allow(peer, &request.from)?;
-        let to = self.allow(peer, &request.key_id)?;
+        let from = self.allow(&peer, &request.from)?;
+        let to = self.allow(&peer, &request.key_id)?;
         self.blocking(from, Task::Change, move |store, from| store.move_pair(from, &to)).await
     }
 }
 
 impl Serve<DeleteKeyPair> for Keyd {
     async fn serve(&self, peer: Peer, request: DeleteKeyPair) -> Result<(), Error> {
-        let permit = self.open(peer, &request.key_handle).await?.into_key_pair()?;
+        let permit = self.open(&peer, &request.key_handle).await?.into_key_pair()?;
         self.blocking(permit, Task::Change, |store, key| store.delete_pair(key)).await
     }
 }
@@ -95,7 +95,7 @@ impl Serve<DeleteKeyPair> for Keyd {
 impl Serve<GetParameter> for Keyd {
     /// The kind of the handle does not matter, as with upstream: the id in it is looked up as a key pair.
     async fn serve(&self, peer: Peer, request: GetParameter) -> Result<Parameter, Error> {
-        let permit = self.open(peer, &request.key_handle).await?.permit().clone();
+        let permit = self.open(&peer, &request.key_handle).await?.permit().clone();
         let pair = self.pair(permit).await?;
         Ok(Parameter { value: parameter::value(pair.public(), &request.parameter_name)? })
     }
@@ -104,7 +104,7 @@ impl Serve<GetParameter> for Keyd {
 impl Serve<CreateDerivedKey> for Keyd {
     async fn serve(&self, peer: Peer, request: CreateDerivedKey) -> Result<KeyHandleReply, Error> {
         let CreateDerivedKey { base_key_handle: base, derivation_data } = request;
-        match self.open(peer, &base).await? {
+        match self.open(&peer, &base).await? {
             Opened::Key(_) | Opened::KeyPair(_) => {}
             Opened::Derived { .. } => return Err(Error::NestedDerivation),
         }
@@ -115,7 +115,7 @@ impl Serve<CreateDerivedKey> for Keyd {
 
 impl Serve<ExportDerivedKey> for Keyd {
     async fn serve(&self, peer: Peer, request: ExportDerivedKey) -> Result<DerivedKey, Error> {
-        let (base, data) = self.open(peer, &request.key_handle).await?.into_derived()?;
+        let (base, data) = self.open(&peer, &request.key_handle).await?.into_derived()?;
         let mut key = self.derive(base, &data).await?;
         Ok(DerivedKey { key: Secret::new(std::mem::take(&mut *key)) })
     }
@@ -123,7 +123,7 @@ impl Serve<ExportDerivedKey> for Keyd {
 
 impl Serve<Sign> for Keyd {
     async fn serve(&self, peer: Peer, request: Sign) -> Result<Signature, Error> {
-        let opened = self.open(peer, &request.key_handle).await?;
+        let opened = self.open(&peer, &request.key_handle).await?;
         let signature = match request.mechanism {
             SignMechanism::HmacSha256(message) => {
                 self.symmetric(opened, "HMAC-SHA256").await?.hmac(message.as_ref()).await?.to_vec()
@@ -139,7 +139,7 @@ impl Serve<Sign> for Keyd {
 impl Serve<Encrypt> for Keyd {
     async fn serve(&self, peer: Peer, request: Encrypt) -> Result<Ciphertext, Error> {
         let Encrypt { key_handle, mechanism, plaintext } = request;
-        let opened = self.open(peer, &key_handle).await?;
+        let opened = self.open(&peer, &key_handle).await?;
         let name = name(&mechanism);
         let padding = match mechanism {
             EncryptMechanism::Aead(aead) => {
@@ -159,7 +159,7 @@ impl Serve<Encrypt> for Keyd {
 impl Serve<Decrypt> for Keyd {
     async fn serve(&self, peer: Peer, request: Decrypt) -> Result<Plaintext, Error> {
         let Decrypt { key_handle, mechanism, ciphertext } = request;
-        let opened = self.open(peer, &key_handle).await?;
+        let opened = self.open(&peer, &key_handle).await?;
         let name = name(&mechanism);
         let EncryptMechanism::Aead(aead) = mechanism else {
             return Err(Error::WrongMechanism { mechanism: "decryption", key: name });

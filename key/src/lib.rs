@@ -73,12 +73,12 @@ impl Keyd {
     }
 
     /// The proof that `peer` may use the key `id`.
-    fn allow(&self, peer: Peer, id: &str) -> Result<Permit, Error> {
+    fn allow(&self, peer: &Peer, id: &str) -> Result<Permit, Error> {
         self.access.by_id(peer, id)
     }
 
     /// What `handle` stands for, if it is genuine.
-    async fn open(&self, peer: Peer, handle: &KeyHandle) -> Result<Opened, Error> {
+    async fn open(&self, peer: &Peer, handle: &KeyHandle) -> Result<Opened, Error> {
         let opened = handle::open(&*self.validation_key().await?, handle).await?;
         self.access.by_handle(peer, opened.permit())?;
         Ok(opened)

@@ -24,6 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Client {
     socket: PathBuf,
     uid: Option<u32>,
+    groups: Vec<u32>,
     version: String,
 }
 
@@ -69,12 +70,17 @@ pub enum End {
 impl Client {
     /// A client of the daemon at `socket`, as the user that runs the test, with the version `2020-09-01`.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        Client { socket: socket.into(), uid: None, version: "2020-09-01".to_owned() }
+        Client { socket: socket.into(), uid: None, groups: vec![], version: "2020-09-01".to_owned() }
     }
 
     /// The same as the user `uid`, without any group. Needs root.
     pub fn as_uid(&self, uid: u32) -> Client {
         Client { uid: Some(uid), ..self.clone() }
+    }
+
+    /// The same with these supplementary groups. Needs [`as_uid`](Client::as_uid).
+    pub fn in_groups(&self, groups: &[u32]) -> Client {
+        Client { groups: groups.to_vec(), ..self.clone() }
     }
 
     /// The same with the API version `version`.
@@ -85,7 +91,7 @@ impl Client {
     /// Open a connection.
     pub fn try_connect(&self) -> io::Result<Connection> {
         let stream = match self.uid {
-            Some(uid) => connect_as(uid, &self.socket)?,
+            Some(uid) => connect_as(uid, &self.groups, &self.socket)?,
             None => UnixStream::connect(&self.socket)?,
         };
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -337,11 +343,12 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut check: impl FnMut() -> Optio
 }
 
 /// The kernel takes a connection's credentials from the thread that connects, so only that thread changes its user.
-fn connect_as(uid: u32, socket: &Path) -> io::Result<UnixStream> {
+fn connect_as(uid: u32, groups: &[u32], socket: &Path) -> io::Result<UnixStream> {
     let socket = socket.to_owned();
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let connect = move || {
         let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-        let changed = set_thread_groups(&[])
+        let changed = set_thread_groups(&groups)
             .and_then(|()| set_thread_res_gid(group, group, group))
             .and_then(|()| set_thread_res_uid(user, user, user));
         assert!(changed.is_ok(), "a journey that acts as uid {uid} needs root");

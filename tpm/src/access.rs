@@ -23,9 +23,9 @@ impl Access {
     }
 
     /// Refuses whoever may not use the TPM.
-    pub(crate) fn check(&self, peer: Peer) -> Result<(), Error> {
+    pub(crate) fn check(&self, peer: &Peer) -> Result<(), Error> {
         let principals = Arc::clone(&self.0.read().expect("no panic while held"));
-        let is_meant = |who: &Who| who.includes(peer.uid, Some(peer.gid));
+        let is_meant = |who: &Who| who.includes(peer);
         match principals.is_empty() || peer.uid == ROOT || principals.iter().any(is_meant) {
             true => Ok(()),
             false => Err(Error::Forbidden { uid: peer.uid }),
@@ -47,13 +47,17 @@ mod tests {
     fn principals_limit_who_may_call() {
         let config = |text| toml::from_str::<Config>(text).unwrap();
         let access = Access::new(&config(""));
-        let may = |access: &Access, uid| access.check(Peer::of_uid(uid)).is_ok();
+        let may = |access: &Access, uid| access.check(&Peer::of_uid(uid)).is_ok();
         assert!(may(&access, 7) && may(&access, 0));
         access.replace(&config("[[principal]]\nuid = 7\n[[principal]]\nuid = 8"));
         assert!(may(&access, 7) && may(&access, 8) && may(&access, 0) && !may(&access, 9));
         access.replace(&config("[[principal]]\nuser = 'nobody known'"));
         assert!(may(&access, 0) && !may(&access, 7), "a principal that nobody is keeps the others out");
         access.replace(&config("[[principal]]\ngroup = 'root'"));
-        assert!(access.check(Peer { uid: 7, gid: 0, pid: None }).is_ok() && !may(&access, 7));
+        let of_group = |gid, groups: &[u32]| {
+            let peer = Peer { gid, groups: groups.into(), ..Peer::of_uid(7) };
+            access.check(&peer).is_ok()
+        };
+        assert!(of_group(0, &[]) && of_group(7, &[8, 0]) && !of_group(7, &[8]) && !may(&access, 7));
     }
 }

@@ -15,7 +15,7 @@ impl Handlers for Tpmd {
 
 impl Serve<GetTpmKeys> for Tpmd {
     async fn serve(&self, peer: Peer, _: GetTpmKeys) -> Result<TpmKeys, Error> {
-        self.access.check(peer)?;
+        self.access.check(&peer)?;
         let PublicKeys { endorsement_key, storage_root_key } = self.owner.run(Tpm::public_keys).await?;
         Ok(TpmKeys { endorsement_key: Base64(endorsement_key), storage_root_key: Base64(storage_root_key) })
     }
@@ -23,7 +23,7 @@ impl Serve<GetTpmKeys> for Tpmd {
 
 impl Serve<ImportAuthKey> for Tpmd {
     async fn serve(&self, peer: Peer, request: ImportAuthKey) -> Result<AuthKeyImported, Error> {
-        self.access.check(peer)?;
+        self.access.check(&peer)?;
         self.owner.run(move |tpm| tpm.import(request.key.as_bytes())).await?;
         tracing::info!(
             "user {} (process {}) has imported an auth key",
@@ -36,7 +36,7 @@ impl Serve<ImportAuthKey> for Tpmd {
 
 impl Serve<SignWithAuthKey> for Tpmd {
     async fn serve(&self, peer: Peer, request: SignWithAuthKey) -> Result<Digest, Error> {
-        self.access.check(peer)?;
+        self.access.check(&peer)?;
         let digest = self.owner.run(move |tpm| tpm.sign(request.data.as_ref())).await?;
         Ok(Digest { digest: Base64(digest) })
     }
@@ -44,7 +44,7 @@ impl Serve<SignWithAuthKey> for Tpmd {
 
 impl Serve<SignWithWrappedKey> for Tpmd {
     async fn serve(&self, peer: Peer, request: SignWithWrappedKey) -> Result<Digest, Error> {
-        self.access.check(peer)?;
+        self.access.check(&peer)?;
         let SignWithWrappedKey { key, data } = request;
         let digest = self.owner.run(move |tpm| tpm.sign_once(key.as_bytes(), data.as_ref())).await?;
         Ok(Digest { digest: Base64(digest) })

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
 mod configuration;
+mod groups;
 mod http;
 mod identityd;
 mod life;
