@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::tpm::{Loaded, Tpm};
+use super::tpm::{self, Loaded, Tpm, Unreadable};
 use super::{KeyPair, SoftKey, SoftPair, SymmetricKey};
 
 /// A key file as either kind.
@@ -42,30 +42,30 @@ impl Content {
         Self::neither(Fault::Missing)
     }
 
-    /// The file with these `bytes`, which may be a key of the `tpm`.
-    pub(super) fn of(bytes: Zeroizing<Vec<u8>>, is_preloaded: bool, tpm: Option<&Tpm>) -> Self {
+    /// The file with these `bytes`, which may be a key of the `tpm`. In a file `of_admin` everything is a symmetric key, too.
+    pub(super) fn of(bytes: Zeroizing<Vec<u8>>, of_admin: bool, tpm: Option<&Tpm>) -> Self {
         if bytes.is_empty() {
             return Self::neither(Fault::Damaged("the file is empty".to_owned()));
         }
-        let label = pem_label(&bytes);
-        let mut is_key = is_preloaded || matches!(label, Pem::No);
+        let label = pem_label(&bytes, tpm.is_some());
+        let mut is_key = of_admin || matches!(label, Pem::No);
         let pair: Result<Arc<dyn KeyPair>, _> = match label {
-            Pem::Tpm => match tpm.map(|tpm| tpm.load(&bytes)) {
-                Some(Ok(Loaded::Key(key))) => return Self { key: Ok(key), pair: Err(Fault::IsKey) },
-                Some(Ok(Loaded::Pair(pair))) => {
+            Pem::Tpm => match of_tpm(&bytes, tpm) {
+                Ok(Loaded::Key(key)) => return Self { key: Ok(key), pair: Err(Fault::IsKey) },
+                Ok(Loaded::Pair(pair)) => {
                     is_key = false;
                     Ok(pair)
                 }
-                Some(Err(why)) => Err(Fault::Foreign(why)),
-                None => {
-                    Err(Fault::Foreign("it is a key of a TPM, and keyd's configuration has no table [tpm]"))
-                }
+                // Nobody can tell which kind it was.
+                Err(damaged @ Fault::Damaged(_)) if !of_admin => return Self::neither(damaged),
+                Err(fault) => Err(fault),
             },
+            Pem::CutTpm if !of_admin => return Self::neither(Fault::Damaged(CUT.to_owned())),
+            Pem::Cut | Pem::CutTpm => Err(Fault::Damaged(CUT.to_owned())),
             Pem::No if bytes.iter().all(|byte| *byte == 0) => {
                 Err(Fault::Damaged("the file holds only zeros".to_owned()))
             }
             Pem::No => Err(Fault::IsKey),
-            Pem::Cut => Err(Fault::Damaged("the file ends within the head line of a PEM".to_owned())),
             Pem::Encrypted => {
                 Err(Fault::Foreign("the private key is encrypted; store it without a pass phrase"))
             }
@@ -91,6 +91,8 @@ enum Pem {
     No,
     /// The beginning of a head line, and then nothing.
     Cut,
+    /// That of a key of a TPM, which may have been of either kind.
+    CutTpm,
     /// A head line with a label that OpenSSL reads.
     Key,
     /// A key of a TPM.
@@ -101,8 +103,20 @@ enum Pem {
     Unknown,
 }
 
+/// The key of a TPM in `text`.
+fn of_tpm(text: &[u8], tpm: Option<&Tpm>) -> Result<Loaded, Fault> {
+    let loaded = match tpm {
+        Some(tpm) => tpm.load(text),
+        None => Err(tpm::damage(text).map_or(Unreadable::Unsupported(NO_TPM), Unreadable::Garbled)),
+    };
+    loaded.map_err(|unreadable| match unreadable {
+        Unreadable::Garbled(why) => Fault::Damaged(why.to_owned()),
+        Unreadable::Unsupported(why) => Fault::Foreign(why),
+    })
+}
+
 /// Looks for the first head line of a private key.
-fn pem_label(bytes: &[u8]) -> Pem {
+fn pem_label(bytes: &[u8], has_tpm: bool) -> Pem {
     for line in bytes.split(|byte| *byte == b'\n') {
         let Some(rest) = line.trim_ascii().strip_prefix(HEAD) else { continue };
         match rest.strip_suffix(b"-----") {
@@ -117,14 +131,21 @@ fn pem_label(bytes: &[u8]) -> Pem {
         }
     }
     let written = bytes.trim_ascii_end();
-    let begins = |head: &&[u8]| written.len() > DASHES && head.starts_with(written);
-    if WRITTEN_HEADS.iter().any(begins) { Pem::Cut } else { Pem::No }
+    let begins = |head: &[u8]| written.len() > DASHES && head.starts_with(written);
+    match (WRITTEN_HEADS.iter().any(|head| begins(head)), begins(tpm::HEAD.as_bytes())) {
+        (false, false) => Pem::No,
+        (true, false) => Pem::Cut,
+        (true, true) if !has_tpm => Pem::Cut,
+        (_, true) => Pem::CutTpm,
+    }
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
+const NO_TPM: &str = "it is a key of a TPM, and keyd's configuration has no table [tpm]";
+const CUT: &str = "the file ends within the head line of a PEM";
 const HEAD: &[u8] = b"-----BEGIN ";
 /// A head line needs more than its dashes to be recognised when it was cut.
 const DASHES: usize = 5;
@@ -188,12 +209,31 @@ mod tests {
     }
 
     #[test]
+    fn what_crashes_leave_of_a_key_of_a_tpm_is_damaged() {
+        let config = key_api::Tpm { new_keys: true, ..key_api::Tpm::default() };
+        let tpm = Tpm::new(&config).unwrap();
+        let whole = b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n";
+        for cut in 12..whole.len() - 2 {
+            for tpm in [None, Some(&tpm)] {
+                let content = Content::of(Zeroizing::new(whole[..cut].to_vec()), false, tpm);
+                assert!(matches!(content.pair, Err(Fault::Damaged(_))), "cut at {cut}");
+                assert!(matches!(content.key, Err(Fault::Damaged(_))), "cut at {cut}");
+            }
+        }
+        for cut in 6..12 {
+            let bytes = || Zeroizing::new(whole[..cut].to_vec());
+            assert!(matches!(Content::of(bytes(), false, Some(&tpm)).key, Err(Fault::Damaged(_))));
+            assert_eq!(Content::of(bytes(), false, None).key.err(), Some(Fault::IsPair));
+        }
+    }
+
+    #[test]
     fn what_we_cannot_read_is_foreign() {
         let rsa = Rsa::generate(2048).unwrap();
         let traditional = rsa.private_key_to_pem_passphrase(Cipher::aes_128_cbc(), b"1234").unwrap();
         let pkcs8 = PKey::from_rsa(rsa).unwrap();
         let pkcs8 = pkcs8.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"1234").unwrap();
-        let tss2 = b"-----BEGIN TSS2 PRIVATE KEY-----\nAA==\n-----END TSS2 PRIVATE KEY-----\n".to_vec();
+        let tss2 = b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n".to_vec();
         for bytes in [traditional, pkcs8, tss2] {
             let content = content(&bytes);
             assert!(matches!(content.pair, Err(Fault::Foreign(_))));

@@ -59,12 +59,16 @@ impl FileStore {
             file_name(id).map(|name| directory.join(name))
         };
         match self.preloaded.get(id.as_str()) {
-            Some(PreloadedUri::File(path)) => Ok(Place { path: path.clone(), is_preloaded: true }),
+            Some(PreloadedUri::File(path)) => {
+                Ok(Place { path: path.clone(), is_preloaded: true, is_of_admin: true })
+            }
             Some(PreloadedUri::Pkcs11(_)) => Err(Error::NoToken(id.clone())),
             Some(PreloadedUri::Tpm(_)) if self.tpm.is_none() => Err(Error::NoTpm(id.clone())),
-            Some(PreloadedUri::Tpm(Some(path))) => Ok(Place { path: path.clone(), is_preloaded: true }),
-            Some(PreloadedUri::Tpm(None)) => Ok(Place { path: usual()?, is_preloaded: true }),
-            None => Ok(Place { path: usual()?, is_preloaded: false }),
+            Some(PreloadedUri::Tpm(own)) => {
+                let path = own.clone().map_or_else(usual, Ok)?;
+                Ok(Place { path, is_preloaded: true, is_of_admin: false })
+            }
+            None => Ok(Place { path: usual()?, is_preloaded: false, is_of_admin: false }),
         }
     }
 
@@ -103,7 +107,7 @@ impl FileStore {
         }
         match read(&place.path) {
             Ok((bytes, stamp)) => {
-                let content = Content::of(bytes, place.is_preloaded, self.tpm.as_ref());
+                let content = Content::of(bytes, place.is_of_admin, self.tpm.as_ref());
                 self.cache.put(id.as_str(), &place.path, stamp, &content);
                 Ok(content)
             }
@@ -276,6 +280,8 @@ impl KeyStore for FileStore {
 struct Place {
     path: PathBuf,
     is_preloaded: bool,
+    /// Whether an administrator decides what its bytes are.
+    is_of_admin: bool,
 }
 
 /// Whether a new key may be put to a place.

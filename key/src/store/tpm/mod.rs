@@ -34,6 +34,7 @@ use tss2::Blob;
 
 pub use fault::TpmFault;
 pub(super) use keys::{TpmKey, TpmPair};
+pub(super) use tss2::{HEAD, Unreadable};
 
 /// A TPM as a maker of keys.
 pub(super) struct Tpm {
@@ -70,9 +71,9 @@ impl Tpm {
     }
 
     /// The key in the `text` of a file, or why there is none. Does not ask the TPM.
-    pub(super) fn load(&self, text: &[u8]) -> Result<Loaded, &'static str> {
+    pub(super) fn load(&self, text: &[u8]) -> Result<Loaded, Unreadable> {
         let blob = Blob::from_pem(text)?;
-        Ok(match area::kind(&blob.public)? {
+        Ok(match area::kind(&blob.public).map_err(Unreadable::Unsupported)? {
             Kind::Pair(public) => Loaded::Pair(Arc::new(TpmPair::new(&self.thread, blob, public))),
             Kind::Hmac => Loaded::Key(Arc::new(TpmKey::new(&self.thread, blob))),
         })
@@ -121,6 +122,14 @@ impl Tpm {
             }
             Err(fault) => Err(keys::refusal(fault)),
         }
+    }
+}
+
+/// Why the `text` of a file is of no use to any TPM, if it is not.
+pub(super) fn damage(text: &[u8]) -> Option<&'static str> {
+    match Blob::from_pem(text) {
+        Err(Unreadable::Garbled(why)) => Some(why),
+        Ok(_) | Err(Unreadable::Unsupported(_)) => None,
     }
 }
 

@@ -23,20 +23,29 @@ pub(in crate::store) struct Blob {
     pub(super) private: Vec<u8>,
 }
 
+/// Why a text is not a key for this TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Unreadable {
+    /// It is the beginning of a key, or what else a crash leaves: nobody can use it.
+    Garbled(&'static str),
+    /// It may be of use to others.
+    Unsupported(&'static str),
+}
+
 impl Blob {
     /// Reads the first key in `text`.
-    pub(super) fn from_pem(text: &[u8]) -> Result<Self, &'static str> {
-        const NOT_PEM: &str = "it is not PEM";
+    pub(super) fn from_pem(text: &[u8]) -> Result<Self, Unreadable> {
+        const NOT_PEM: Unreadable = Unreadable::Garbled("it is not PEM");
         let text = std::str::from_utf8(text).map_err(|_| NOT_PEM)?;
         let (_, rest) = text.split_once(HEAD).ok_or(NOT_PEM)?;
-        let (body, _) = rest.split_once(TAIL).ok_or("it ends before the foot line of its PEM")?;
+        let (body, _) = rest.split_once(TAIL).ok_or(CUT)?;
         let body: String = body.chars().filter(|letter| !letter.is_ascii_whitespace()).collect();
-        Self::from_der(&STANDARD.decode(body).map_err(|_| NOT_PEM)?)
+        let der = STANDARD.decode(body).map_err(|_| NOT_PEM)?;
+        let fields = Der(&der).next(SEQUENCE).ok_or(Unreadable::Garbled(NOT_TSS2))?;
+        Self::from_fields(fields).map_err(Unreadable::Unsupported)
     }
 
-    fn from_der(der: &[u8]) -> Result<Self, &'static str> {
-        const NOT_TSS2: &str = "it does not have the form of a TSS2 key";
-        let mut fields = Some(Der(der)).and_then(|mut all| all.next(SEQUENCE)).ok_or(NOT_TSS2)?;
+    fn from_fields(mut fields: Der<'_>) -> Result<Self, &'static str> {
         match fields.next(OID).ok_or(NOT_TSS2)?.0 {
             LOADABLE => {}
             _ => return Err("it is no loadable key but one that was sealed or is to be imported"),
@@ -121,8 +130,11 @@ fn sized(content: &[u8]) -> Vec<u8> {
     [&[high, low], content].concat()
 }
 
-const HEAD: &str = "-----BEGIN TSS2 PRIVATE KEY-----";
+/// The line that such a key begins with.
+pub(in crate::store) const HEAD: &str = "-----BEGIN TSS2 PRIVATE KEY-----";
 const TAIL: &str = "-----END TSS2 PRIVATE KEY-----";
+const CUT: Unreadable = Unreadable::Garbled("it ends before the foot line of its PEM");
+const NOT_TSS2: &str = "it does not have the form of a TSS2 key";
 /// Letters of a line of PEM (RFC 7468, 2).
 const LINE: usize = 64;
 /// TPM_RH_OWNER.
@@ -158,10 +170,11 @@ mod tests {
     fn no_prefix_is_a_key() {
         let (pem, der) = (blob().to_pem(), blob().to_der());
         for length in 0..pem.len() - 2 {
-            assert!(Blob::from_pem(&pem.as_bytes()[..length]).is_err(), "{length}");
+            let read = Blob::from_pem(&pem.as_bytes()[..length]);
+            assert!(matches!(read, Err(Unreadable::Garbled(_))), "{length}");
         }
         for length in 0..der.len() {
-            assert!(Blob::from_der(&der[..length]).is_err(), "{length}");
+            assert!(Der(&der[..length]).next(SEQUENCE).is_none(), "{length}");
         }
     }
 
@@ -171,7 +184,7 @@ mod tests {
             let der = blob().to_der();
             let at = der.windows(from.len()).position(|part| part == from).unwrap();
             let changed = [&der[..at], to, &der[at + from.len()..]].concat();
-            let error = Blob::from_der(&changed).unwrap_err();
+            let error = Blob::from_fields(Der(&changed).next(SEQUENCE).unwrap()).unwrap_err();
             assert!(error.contains(why), "{error}");
         };
         refused(LOADABLE, &[0x67, 0x81, 0x05, 0x0A, 0x01, 0x04], "imported");
@@ -179,6 +192,7 @@ mod tests {
         refused(&[0xA0, 3, 1, 1, 0xFF], &[0xA1, 3, 1, 1, 0xFF], "policy");
         refused(&[0, 0x81, 0, 0, 1], &[0, 0x40, 0, 0, 1], "persistent");
         let transient = Blob { parent: 0x4000_000B, ..blob() };
-        assert!(Blob::from_pem(transient.to_pem().as_bytes()).unwrap_err().contains("persistent"));
+        let read = Blob::from_pem(transient.to_pem().as_bytes());
+        assert!(matches!(read, Err(Unreadable::Unsupported(why)) if why.contains("persistent")));
     }
 }
