@@ -61,7 +61,7 @@ impl Serve<ListModules> for Identityd {
 impl Serve<CreateModule> for Identityd {
     async fn serve(&self, peer: Peer, request: CreateModule) -> Result<Identity, Error> {
         let settings = self.settings();
-        settings.principals.caller(peer).manage("create modules")?;
+        settings.principals.caller(&peer).manage("create modules")?;
         let CreateModule { r#type, module_id: id, local_id_opts } = request;
         if Kind::of(Some(&r#type))? == Kind::Local {
             let options = local_id_opts.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
