@@ -1,4 +1,5 @@
-//! Finds out whether this OpenSSL has ENGINE; without it, the library is empty, and the build says so.
+//! Finds out whether this OpenSSL has ENGINE, and says so: a warning if not, because the library is empty then; otherwise
+//! a line that `cargo build -vv` shows.
 
 fn main() {
     println!("cargo:rustc-check-cfg=cfg(has_engine)");
@@ -13,6 +14,7 @@ fn main() {
         println!("cargo:rustc-cfg=has_engine");
         // OpenSSL may unload an engine while keys and methods of it are still in use.
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        println!("OpenSSL here has ENGINE: aziot_keys.so is built");
         return;
     };
     println!("cargo:warning=OpenSSL here {reason}: aziot_keys.so is built empty; use the provider aziot.so");

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
+mod building;
 mod engine;
 mod hardship;
 mod making;
