@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use config_common::Who;
 use http_common::Peer;
 use identity_api::config::{IdType, Principal};
-use identity_api::{LocalIdOpts, LocalUse};
+use identity_api::LocalIdOpts;
 
 use crate::Error;
 use crate::kind::Kind;
@@ -92,7 +92,7 @@ impl Principals {
             self.modules.insert(name.clone());
         }
         if principal.has(IdType::Local) {
-            let options = localid.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
+            let options = localid.unwrap_or_default();
             self.locals.insert(name.clone(), options);
         }
         let has = |kind| principal.has(kind);
@@ -203,6 +203,8 @@ const NEEDS_PRINCIPAL: &str = "no [[principal]] of identityd is for this user";
 
 #[cfg(test)]
 mod tests {
+    use identity_api::LocalUse;
+
     use super::*;
 
     fn principal(uid: u32, name: &str, id_types: Option<&[IdType]>) -> Principal {
@@ -297,12 +299,12 @@ mod tests {
 
     #[test]
     fn locals_have_options() {
-        let server = LocalIdOpts::X509 { attributes: LocalUse::Server };
+        let server = LocalIdOpts::from(LocalUse::Server);
         let with = Principal { localid: Some(server), ..principal(7, "s", Some(&[IdType::Local])) };
         let table =
             Principals::new(&[with, principal(8, "c", Some(&[IdType::Local])), principal(9, "m", Some(&[]))]);
         assert_eq!(table.local("s"), Some(server));
-        assert_eq!(table.local("c"), Some(LocalIdOpts::X509 { attributes: LocalUse::Client }));
+        assert_eq!(table.local("c"), Some(LocalIdOpts::default()));
         assert_eq!(table.local("m"), None);
     }
 }

@@ -3,7 +3,7 @@
 use http_common::{Handlers, Peer, Serve};
 use identity_api::{
     CreateModule, DeleteModule, GetDevice, GetIdentity, GetModule, GetProvisioning, GetTrustBundle, Identity,
-    ListModules, LocalIdOpts, LocalUse, ModuleList, Provisioning, Reprovision, TrustBundle, UpdateModule,
+    ListModules, ModuleList, Provisioning, Reprovision, TrustBundle, UpdateModule,
 };
 
 use crate::authz::Own;
@@ -64,7 +64,7 @@ impl Serve<CreateModule> for Identityd {
         settings.principals.caller(&peer).manage("create modules")?;
         let CreateModule { r#type, module_id: id, local_id_opts } = request;
         if Kind::of(Some(&r#type))? == Kind::Local {
-            let options = local_id_opts.unwrap_or(LocalIdOpts::X509 { attributes: LocalUse::Client });
+            let options = local_id_opts.unwrap_or_default();
             let Settings { config, principals, .. } = &*settings;
             return local::of_other(config, principals, &id, options, &self.services.workshop).await;
         }

@@ -57,9 +57,9 @@ async fn issue(
     if config.owner_of_certificate(id).is_some() {
         return Err(refused(id, "is certd's id of another certificate of this service; choose another name"));
     }
-    let LocalIdOpts::X509 { attributes } = options;
+    let LocalIdOpts::X509 { attributes, key_algorithm } = options;
     let name = format!("{id}.{}.{}", config.hostname, settings.domain);
-    let algorithm = settings.key_algorithm.unwrap_or_default();
+    let algorithm = key_algorithm.or(settings.key_algorithm).unwrap_or_default();
     let made = tokio::task::spawn_blocking(move || request(&name, algorithm, attributes));
     let (key, csr) = made.await.map_err(|_| CertificateError::Worker)??;
     let (certificate, chain) = workshop.issue(id, csr).await?;

@@ -25,7 +25,7 @@ fn requests_round_trip() {
     let create = CreateModule {
         r#type: "local".into(),
         module_id: "web".into(),
-        local_id_opts: Some(LocalIdOpts::X509 { attributes: LocalUse::Server }),
+        local_id_opts: Some(LocalUse::Server.into()),
     };
     assert_eq!(round_trip(&create), Ok(create));
     assert_eq!(round_trip(&Reprovision {}), Ok(Reprovision {}));
@@ -47,7 +47,7 @@ fn requests_as_deployed_clients_write_them() {
     let text =
         r#"{"localIdOpts":{"attributes":"server","type":"x509"},"extra":1,"moduleId":"web","type":"local"}"#;
     let local: CreateModule = from_str(text).unwrap();
-    assert_eq!(local.local_id_opts, Some(LocalIdOpts::X509 { attributes: LocalUse::Server }));
+    assert_eq!(local.local_id_opts, Some(LocalUse::Server.into()));
     for bad in [r#"{"type":"tpm"}"#, r#"{"type":"x509","attributes":"sever"}"#, "{}"] {
         assert!(
             from_str::<CreateModule>(&text.replace(r#"{"attributes":"server","type":"x509"}"#, bad)).is_err(),

@@ -11,6 +11,8 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::KeyAlgorithm;
+
 /// Get the caller's own identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GetIdentity {}
@@ -182,7 +184,27 @@ pub enum LocalIdOpts {
         /// Its extended key usage.
         #[serde(default)]
         attributes: LocalUse,
+        /// What its key is; as `localid.key_algorithm` says if absent.
+        #[serde(
+            default,
+            rename = "keyAlgorithm",
+            alias = "key_algorithm",
+            skip_serializing_if = "Option::is_none"
+        )]
+        key_algorithm: Option<KeyAlgorithm>,
     },
+}
+
+impl Default for LocalIdOpts {
+    fn default() -> Self {
+        LocalUse::default().into()
+    }
+}
+
+impl From<LocalUse> for LocalIdOpts {
+    fn from(attributes: LocalUse) -> Self {
+        Self::X509 { attributes, key_algorithm: None }
+    }
 }
 
 /// Which side of a TLS connection a local identity is for.

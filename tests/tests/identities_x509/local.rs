@@ -8,10 +8,11 @@ use openssl::{
 use serde_json::{Value, json};
 use suite_tests::{
     harness::{CERTD, IDENTITYD, Setup},
-    http::Reply,
+    http::{Reply, wait_for},
     lint::{is_for_host, lint_chain},
 };
 
+use crate::cloud::WAIT;
 use crate::plant::{Plant, Site, common_name};
 
 const ISSUANCE: &str =
@@ -131,7 +132,9 @@ fn decided_no_local_identity_takes_the_place_of_another_certificate() {
 #[test]
 fn decided_options_that_cannot_be_read_are_422() {
     let plant = plant("");
-    for options in [json!({ "type": "x509", "attributes": "sever" }), json!({ "type": "psk" }), json!("x509")]
+    let no_key = json!({ "type": "x509", "keyAlgorithm": "rsa-1024" });
+    for options in
+        [json!({ "type": "x509", "attributes": "sever" }), json!({ "type": "psk" }), json!("x509"), no_key]
     {
         plant.client().post("/identities/modules", &local("web", Some(options))).expect(422);
     }
@@ -147,6 +150,18 @@ fn decided_the_algorithm_can_be_chosen() {
     let client = identityd.client().version("2022-08-01");
     let (key, _) = checked(client.post("/identities/modules", &local("web", None)), "web");
     assert_eq!((key.id(), key.bits()), (Id::EC, 256));
+    let options = json!({ "type": "x509", "attributes": "server", "keyAlgorithm": "ec-p384" });
+    let (key, chain) = checked(client.post("/identities/modules", &local("web", Some(options))), "web");
+    assert_eq!((key.id(), key.bits()), (Id::EC, 384));
+    assert!(text(&chain[0]).contains("Server Authentication"));
+    let principal = "[[principal]]\nuid = 41003\nname = 'module-only'\nidtype = ['local']\n\
+        localid = { type = 'x509', key_algorithm = 'rsa-3072' }\n";
+    identityd.write_drop_in("50-principal.toml", principal);
+    let agent = identityd.as_uid(41003).version("2022-08-01");
+    let path = "/identities/modules/module-only?type=local";
+    let reply = wait_for("the principal", WAIT, || Some(agent.get(path)).filter(|reply| reply.status == 200));
+    let (key, _) = checked(reply, "module-only");
+    assert_eq!((key.id(), key.bits()), (Id::RSA, 3072));
 }
 
 #[test]

@@ -81,6 +81,9 @@ impl Config {
         for principal in &mut record.principal {
             // Only the names of principals matter there.
             principal.who = principal.who.uid().unwrap_or(NOBODY).into();
+            if let Some(LocalIdOpts::X509 { attributes: _, key_algorithm }) = &mut principal.localid {
+                *key_algorithm = None;
+            }
         }
         record
     }

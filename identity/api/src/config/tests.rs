@@ -88,7 +88,8 @@ fn every_field_survives_being_written() {
 #[test]
 fn prev_state_is_written_as_upstream_writes_it() {
     let text = format!(
-        "log_level = 'debug'\ntrust_bundle = 'b'\n{MANUAL}[[principal]]\nuid = 7\nname = 'a'\nidtype = 'module'\n[endpoints]\naziot_keyd = 'unix:///x'"
+        "log_level = 'debug'\ntrust_bundle = 'b'\n{MANUAL}[[principal]]\nuid = 7\nname = 'a'\nidtype = 'module'\n\
+         [[principal]]\nuid = 8\nname = 'b'\nidtype = 'local'\nlocalid = {{ type = 'x509', key_algorithm = 'ec-p256' }}\n[endpoints]\naziot_keyd = 'unix:///x'"
     );
     let written = toml::to_string(&with(&text).unwrap().for_record()).unwrap();
     let expected = r#"hostname = "press-17"
@@ -108,6 +109,15 @@ device_id_pk = "device-id"
 uid = 7
 name = "a"
 idtype = ["module"]
+
+[[principal]]
+uid = 8
+name = "b"
+idtype = ["local"]
+
+[principal.localid]
+type = "x509"
+attributes = "client"
 "#;
     assert_eq!(written, expected);
 }
