@@ -41,6 +41,12 @@ pub trait Daemon: Handlers + Sized {
     /// The service's endpoints.
     fn router() -> Router<Self>;
 
+    /// What forbids to take up a checked `config` while we run, though a start with it is none's harm.
+    fn check_change(&self, config: &Self::Config) -> Result<(), Self::Error> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Takes up the parts of a checked `config` that may change while we run.
     fn reload(self: &Arc<Self>, config: Self::Config) -> impl Future<Output = ()> + Send;
 }
@@ -195,7 +201,11 @@ async fn reload<D: Daemon>(paths: &ConfigPaths, state: &Arc<D>) {
     });
     let read: Result<D::Config, StartError<D::Error>> =
         read.await.expect("reading a configuration does not panic");
-    match read {
+    let checked = read.and_then(|config| match state.check_change(&config) {
+        Ok(()) => Ok(config),
+        Err(error) => Err(StartError::Refused(error)),
+    });
+    match checked {
         Ok(config) => {
             if let Some(level) = D::common(&config).log_level {
                 log::set_level(&level);

@@ -147,6 +147,10 @@ impl Daemon for Identityd {
         identity_api::router()
     }
 
+    fn check_change(&self, config: &Config) -> Result<(), Error> {
+        Ok(self.settings().config.check_change(config)?)
+    }
+
     async fn reload(self: &Arc<Self>, config: Config) {
         let old = self.settings();
         for setting in needs_restart(&old.config, &config) {

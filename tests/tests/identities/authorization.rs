@@ -43,6 +43,31 @@ fn identity_39_only_the_first_principal_without_idtype_manages() {
     own(&site, 1002).expect(401);
 }
 
+/// At a start the first in the order of the files counts; at run time nobody takes the place of who has it.
+#[test]
+fn identity_39_decided_no_file_takes_the_rights_of_who_manages() {
+    let mut site = site(&[]);
+    let drop_in = |site: &Site, name: &str, uid: u32, who: &str| {
+        site.identityd.write_drop_in(name, &principal(uid, who, ""));
+    };
+    let manages =
+        |site: &Site, uid: u32| site.as_uid(uid).get("/identities/modules?type=aziot").status == 200;
+    drop_in(&site, "50-edge.toml", 1001, "edge");
+    wait_for("who manages", WAIT, || manages(&site, 1001).then_some(()));
+    drop_in(&site, "40-usurper.toml", 1002, "usurper");
+    site.identityd.wait_for_log(WAIT, |line| {
+        line.contains("the old one stays") && line.contains("usurper") && line.contains("edge")
+    });
+    assert!(manages(&site, 1001) && !manages(&site, 1002));
+    site.identityd.remove_drop_in("40-usurper.toml");
+    drop_in(&site, "60-agent.toml", 1003, "agent");
+    site.identityd.remove_drop_in("50-edge.toml");
+    wait_for("another to manage", WAIT, || manages(&site, 1003).then_some(()));
+    drop_in(&site, "50-edge.toml", 1001, "edge");
+    site.identityd.restart();
+    assert!(manages(&site, 1001) && !manages(&site, 1003), "tolerated at a start");
+}
+
 #[test]
 fn identity_40_the_last_principal_of_a_uid_decides() {
     let site = site(&[(1001, "early", "['module']"), (1001, "late", "['module']")]);

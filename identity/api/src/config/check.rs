@@ -13,6 +13,14 @@ pub enum BadConfig {
         /// The name.
         name: String,
     },
+    /// A change would bring another one who manages all identities.
+    #[error(
+        "the principals {names:?} have no idtype; only one may manage all identities, so that a change which brings another is refused"
+    )]
+    SecondManager {
+        /// The principals without `idtype`, in the order of the files.
+        names: Vec<String>,
+    },
     /// A local principal, and no domain for it.
     #[error("the principal {name:?} has idtype \"local\", which needs the setting localid.domain")]
     NoDomain {
@@ -67,6 +75,27 @@ impl Config {
             Source::Dps(_) if gateway.is_some() => Err(BadConfig::DpsThroughGateway),
             Source::Dps(dps) => check_dps(dps),
         }
+    }
+
+    /// What is wrong with changing to `new`, which is good for a start, while the service runs.
+    ///
+    /// Of several principals that would manage all, the first in the order of the files does. At a start that is upstream's
+    /// rule and told as a doubt; but no file that is added may take the rights of the one who has them.
+    ///
+    /// # Errors
+    ///
+    /// There would be more principals without `idtype` than one, and than there are.
+    pub fn check_change(&self, new: &Self) -> Result<(), BadConfig> {
+        let now = self.managers().count().max(1);
+        match new.managers().count() > now {
+            true => Err(BadConfig::SecondManager { names: new.managers().map(str::to_owned).collect() }),
+            false => Ok(()),
+        }
+    }
+
+    fn managers(&self) -> impl Iterator<Item = &str> {
+        let managers = self.principal.iter().filter(|principal| principal.id_types.is_none());
+        managers.map(|principal| principal.name.as_str())
     }
 
     fn check_principals(&self) -> Result<(), BadConfig> {
