@@ -8,6 +8,7 @@ use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
+use tpm_api::AuthValue;
 use url::Url;
 
 use crate::TokenUri;
@@ -78,11 +79,27 @@ pub struct Tpm {
     pub tcti: String,
     /// Whether new keys are made in the TPM, but for those that are preloaded from elsewhere. PKCS#11 tokens come first.
     pub new_keys: bool,
+    /// What the TPM's hierarchies ask for, if they do.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hierarchy_authorization: TpmAuthorization,
+}
+
+/// The table `[tpm.hierarchy_authorization]`: tpmd's without what keyd does not need.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TpmAuthorization {
+    /// Of the owner hierarchy: to make the storage root key, and the parents of keys that name the hierarchy itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub owner: AuthValue,
 }
 
 impl Default for Tpm {
     fn default() -> Self {
-        Self { tcti: "device:/dev/tpmrm0".to_owned(), new_keys: false }
+        Self {
+            tcti: "device:/dev/tpmrm0".to_owned(),
+            new_keys: false,
+            hierarchy_authorization: TpmAuthorization::default(),
+        }
     }
 }
 
@@ -229,8 +246,8 @@ fn without_nul<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> R
     }
 }
 
-fn is_default(endpoints: &Endpoints) -> bool {
-    *endpoints == Endpoints::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]
@@ -259,6 +276,8 @@ mod tests {
             pkcs11_base_slot = "pkcs11:token=gateway?pin-value=0815"
             [tpm]
             new_keys = true
+            [tpm.hierarchy_authorization]
+            owner = "own-me"
             [preloaded_keys]
             device-id = "pkcs11:token=gateway;object=factory%2Did?pin-value=0815"
             est-bootstrap-id = "file:///var/secrets/aziot/keyd/boot%20strap.pem"
@@ -282,7 +301,8 @@ mod tests {
         );
         let bootstrap = PreloadedUri::File("/var/secrets/aziot/keyd/boot strap.pem".into());
         assert_eq!(config.preloaded_keys["est-bootstrap-id"], bootstrap);
-        assert!(!format!("{:?}", config.preloaded_keys).contains("0815"));
+        let text = format!("{config:?}");
+        assert!(!text.contains("0815") && !text.contains("own-me"), "{text}");
         let written = toml::to_string(&config).unwrap();
         assert_eq!(parse(&written).unwrap(), config, "{written}");
     }
@@ -296,6 +316,7 @@ mod tests {
             "[aziot_keys]\npkcs11_base_slot = 'pkcs11:object=x'",
             "[preloaded_keys]\n\"\" = 'file:///x'",
             "[preloaded_keys]\nx = 7",
+            "[tpm.hierarchy_authorization]\nowner = 7",
             "[[principal]]\nuid = -1\nkeys = []",
             "[[principal]]\nuid = 4294967296\nkeys = []",
             "[[principal]]\nuid = 1",

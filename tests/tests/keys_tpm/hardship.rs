@@ -116,8 +116,9 @@ fn a_reset_changes_nothing_and_another_tpm_everything() {
     assert_eq!(client.public_key(&client.create_pair("pair", "ec-p256")), public, "nothing is overwritten");
 }
 
+/// The reply says that the TPM is not there, and no more.
 #[track_caller]
-fn unavailable(reply: &Reply) {
+pub(crate) fn unavailable(reply: &Reply) {
     assert_eq!(reply.status, 500);
     let message = reply.string("message");
     assert!(message.contains("TPM with the key is not available"), "{message}");

@@ -76,9 +76,9 @@ fn dangerous_crates_have_one_user() {
 const ALLOWED: &[(&str, &[&str])] = &[
     ("config-common", &[]),
     ("http-common", &["config-common"]),
-    ("key-api", &["config-common", "http-common"]),
+    ("key-api", &["tpm-api", "config-common", "http-common"]), // both authorize themselves to a TPM
     ("identity-api", &["key-api", "config-common", "http-common"]), // identities name key handles
-    ("cert-api", &["key-api", "config-common", "http-common"]),     // an issuer is named by a key handle
+    ("cert-api", &["key-api", "config-common", "http-common"]), // an issuer is named by a key handle
     ("tpm-api", &["config-common", "http-common"]),
     ("tpm-device", &["http-common"]),
     ("dps-client", &["config-common", "http-common"]),
@@ -122,6 +122,7 @@ const API_DEPENDENCIES: &[&str] = &[
     "serde",
     "serde_json",
     "thiserror",
+    "tpm-api",
     "url",
     "zeroize",
 ];

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use key_api::AuthValue;
 use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
 use tpm_device::primary::{Hierarchy, STORAGE_ROOT};
 use tpm_device::{Connection, Failure, NONE, code};
@@ -17,6 +18,8 @@ use super::{TpmFault, area};
 /// A TPM with a storage root key in place.
 pub(super) struct Tpm {
     connection: Connection,
+    /// What the owner hierarchy asks for.
+    owner: AuthValue,
     /// Keys that stay in the TPM, with their handles; the one used last at the end.
     kept: Vec<(Arc<Blob>, u32)>,
 }
@@ -28,12 +31,17 @@ pub(super) struct Made {
 }
 
 impl Tpm {
-    /// The TPM behind the TCTI `tcti`; its storage root key is made if there is none.
-    pub(super) fn open(tcti: &str) -> Result<Self, TpmFault> {
+    /// The TPM that `config` names; its storage root key is made if there is none.
+    pub(super) fn open(config: &key_api::Tpm) -> Result<Self, TpmFault> {
+        let key_api::Tpm { tcti, new_keys: _, hierarchy_authorization } = config;
+        let owner = hierarchy_authorization.owner.clone();
         let mut connection = Connection::open(tcti.as_bytes())
-            .map_err(|error| TpmFault::Unreachable { tcti: tcti.to_owned(), error })?;
-        connection.ensure(&STORAGE_ROOT, |_| &[]).map_err(TpmFault::NoRoot)?;
-        Ok(Self { connection, kept: Vec::new() })
+            .map_err(|error| TpmFault::Unreachable { tcti: tcti.clone(), error })?;
+        connection.ensure(&STORAGE_ROOT, |hierarchy| match hierarchy {
+            Hierarchy::Owner => owner.as_bytes(),
+            Hierarchy::Endorsement => &[], // nothing is done in its name
+        })?;
+        Ok(Self { connection, owner, kept: Vec::new() })
     }
 
     /// A new key below the storage root key, by a `template`; a key that is given has its bytes in `secret`.
@@ -130,8 +138,8 @@ impl Tpm {
         while let Some((_, kept)) = self.kept.pop() {
             self.connection.release(kept);
         }
-        let parent = self.connection.create_primary(Hierarchy::Owner, &area::owner_root(), &[]);
-        let (parent, _) = parent.map_err(TpmFault::NoRoot)?;
+        let (parent, _) =
+            self.connection.create_primary(Hierarchy::Owner, &area::owner_root(), self.owner.as_bytes())?;
         let loaded = self.load_below(parent, key);
         self.connection.release(parent);
         loaded
@@ -141,6 +149,7 @@ impl Tpm {
         let load = Command::new(LOAD).handle(parent).password(&[]).sized(&key.private).sized(&key.public);
         let loaded = self.connection.run(&load, |response| response.handle());
         let handle = loaded.map_err(|failure| match failure.refusal() {
+            Some(code::AUTH_FAIL | code::BAD_AUTH) => TpmFault::Locked(failure),
             // It is about what was given to the TPM.
             Some(code) if code & code::FORMAT_1 != 0 => TpmFault::NotOurs(failure),
             _ => failure.into(),
@@ -195,7 +204,7 @@ mod tests {
         let (old, other, new) = (blob(1), blob(2), blob(3));
         let connection = Connection::new(Box::new(Forgetful(0)), false);
         let kept = vec![(Arc::clone(&old), 0x8000_0001), (Arc::clone(&other), 0x8000_0002)];
-        let mut tpm = Tpm { connection, kept };
+        let mut tpm = Tpm { connection, owner: AuthValue::default(), kept };
         assert_eq!(*tpm.hmac(&new, b"m").unwrap(), [7; 32]);
         assert!(matches!(&tpm.kept[..], [(key, 0x8000_0002)] if Arc::ptr_eq(key, &other)));
     }

@@ -23,7 +23,16 @@ pub enum TpmFault {
     BackingOff,
     /// Keys have nothing to be below.
     #[error("there is no storage root key in the TPM, and none can be made")]
-    NoRoot(#[source] Refusal),
+    NoRoot(#[source] Failure),
+    /// The owner hierarchy does not accept its authorization value.
+    #[error(
+        "the owner hierarchy of the TPM does not accept the value of tpm.hierarchy_authorization.owner; correct it in keyd's \
+         configuration and restart keyd"
+    )]
+    Unauthorized(#[source] Failure),
+    /// The parent of a key wants to be authorized.
+    #[error("the parent of the key in the TPM asks for a password, which is not supported here")]
+    Locked(#[source] Failure),
     /// The TPM cannot load a key.
     #[error("the TPM cannot load the key: it was made by another TPM, or the TPM has been cleared since")]
     NotOurs(#[source] Failure),
@@ -51,9 +60,7 @@ impl TpmFault {
     /// Whether a new connection may help.
     pub(super) fn is_lost(&self) -> bool {
         match self {
-            Self::Failed(failure) | Self::NoRoot(Refusal::Failed(failure)) | Self::NotOurs(failure) => {
-                failure.is_lost()
-            }
+            Self::Failed(failure) | Self::NoRoot(failure) | Self::NotOurs(failure) => failure.is_lost(),
             _ => false,
         }
     }
@@ -75,15 +82,26 @@ impl TpmFault {
     /// Whether the TPM, or the way to it, is at fault and not the key.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::NotOurs(_) | Self::Odd(_) => false,
+            Self::NotOurs(_) | Self::Locked(_) | Self::Odd(_) => false,
             Self::Failed(failure) => failure.is_lost(),
             Self::Unreachable { .. }
             | Self::BackingOff
             | Self::NoRoot(_)
+            | Self::Unauthorized(_)
             | Self::TimedOut(_)
             | Self::Stalled(_)
             | Self::QueueFull
             | Self::Thread => true,
+        }
+    }
+}
+
+impl From<Refusal> for TpmFault {
+    /// Only what keys are below is made in the name of a hierarchy.
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unauthorized { hierarchy: _, failure } => Self::Unauthorized(failure),
+            Refusal::Failed(failure) => Self::NoRoot(failure),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(super) enum Loaded {
 impl Tpm {
     /// The TPM that `config` names. It is not looked for before it is needed.
     pub(super) fn new(config: &key_api::Tpm) -> Result<Self, Error> {
-        let thread = TpmThread::start(&config.tcti).map_err(|_| Internal::Worker)?;
+        let thread = TpmThread::start(config.clone()).map_err(|_| Internal::Worker)?;
         let gate = Gate::new(|| keys::refusal(TpmFault::QueueFull));
         Ok(Self { thread: Arc::new(thread), gate, makes_new_keys: config.new_keys })
     }

@@ -9,7 +9,7 @@ use super::device::Tpm;
 
 /// What the thread of the TPM owns.
 pub(super) struct Seat {
-    tcti: String,
+    config: key_api::Tpm,
     tpm: Option<Tpm>,
     outage: Option<Outage>,
 }
@@ -22,8 +22,8 @@ struct Outage {
 
 impl Seat {
     /// Nothing is looked for yet.
-    pub(super) fn new(tcti: &str) -> Self {
-        Self { tcti: tcti.to_owned(), tpm: None, outage: None }
+    pub(super) fn new(config: key_api::Tpm) -> Self {
+        Self { config, tpm: None, outage: None }
     }
 
     /// Does `job`, once more if the connection breaks: it may have been broken for long.
@@ -75,7 +75,7 @@ impl Seat {
         if self.outage.as_ref().is_some_and(Outage::is_fresh) {
             return Err(TpmFault::BackingOff);
         }
-        match Tpm::open(&self.tcti) {
+        match Tpm::open(&self.config) {
             Ok(tpm) => {
                 self.tpm = Some(tpm);
                 self.outage = None;

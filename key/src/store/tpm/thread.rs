@@ -32,11 +32,11 @@ struct Running {
 }
 
 impl TpmThread {
-    /// Starts the thread for the TPM behind the TCTI `tcti`. It is not looked for before the first job.
-    pub(super) fn start(tcti: &str) -> std::io::Result<Self> {
+    /// Starts the thread for the TPM that `config` names. It is not looked for before the first job.
+    pub(super) fn start(config: key_api::Tpm) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let running = Arc::<Mutex<Option<Running>>>::default();
-        let (seat, seen) = (Seat::new(tcti), Arc::clone(&running));
+        let (seat, seen) = (Seat::new(config), Arc::clone(&running));
         thread::Builder::new().name("tpm".to_owned()).spawn(move || work(seat, &queue, &seen))?;
         Ok(Self { jobs, running })
     }
