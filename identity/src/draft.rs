@@ -1,7 +1,7 @@
 //! The handlers of the draft API: each is today's handler, asked in today's words and answered in those of the draft. Only
 //! a creation may say more than today's. Does not know what anybody may do.
 
-use http_common::{Peer, Serve};
+use http_common::{Peer, Serve, chain};
 use identity_api::{
     AziotIdentity, DeleteModule, GetDevice, GetIdentity, GetModule, Identity, ListModules, Reprovision, draft,
 };
@@ -29,7 +29,8 @@ impl Serve<draft::Reprovision> for Identityd {
 }
 
 impl Serve<draft::ListModules> for Identityd {
-    /// Unlike today's list, the draft's says how each module proves who it is.
+    /// Unlike today's list, the draft's says how each module proves who it is. One whose key cannot be had stands there without:
+    /// it keeps no other out of the list.
     async fn serve(&self, peer: Peer, _: draft::ListModules) -> Result<draft::ModuleList, Error> {
         let list = self.serve(peer, ListModules { r#type: aziot() }).await?;
         let mut identities = Vec::with_capacity(list.identities.len());
@@ -39,7 +40,12 @@ impl Serve<draft::ListModules> for Identityd {
             if let (Some(module), Some(generation)) = (&identity.module_id, &identity.gen_id)
                 && !self.module_credentials.is_certified(module)
             {
-                identity.auth = Some(self.module_credentials.key(module, generation).await?);
+                match self.module_credentials.key(module, generation).await {
+                    Ok(auth) => identity.auth = Some(auth),
+                    Err(error) => {
+                        tracing::warn!("{module:?} is listed without its key: {}", chain(&error));
+                    }
+                }
             }
             identities.push(identity.into());
         }

@@ -91,6 +91,21 @@ fn what_the_draft_refuses_and_lacks() {
 }
 
 #[test]
+fn a_module_whose_key_cannot_be_had_is_listed_without() {
+    let mut site =
+        Site::provisioned(&[principal(1001, "a", "'module'"), principal(1002, "b", "'module'")].concat());
+    site.keyd.terminate();
+    site.identityd.restart();
+    let list = site.client().version(DRAFT).get("/identities/modules").expect(200).json();
+    let specs: Vec<_> =
+        list["identities"].as_array().unwrap().iter().map(|identity| &identity["spec"]).collect();
+    assert_eq!(specs.len(), 2, "{list}");
+    for spec in specs {
+        has_only(spec, &["deviceid", "genid", "hubname", "moduleid"]);
+    }
+}
+
+#[test]
 fn a_request_without_version_is_one_of_the_draft_if_so_configured() {
     let cloud = crate::cloud::Cloud::start(&["--hubs", "2"]);
     let key = cloud.enroll();
