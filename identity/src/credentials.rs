@@ -75,6 +75,13 @@ impl Services {
         }
     }
 
+    /// The same of settings that are no longer in force. Those in force stay what is kept.
+    pub(crate) fn former_credentials(&self, source: &Source) -> Option<DeviceCredentials> {
+        let former = self.named_by(source)?;
+        let kept = self.kept.lock().expect("no panic while held");
+        Some(kept.as_ref().filter(|kept| kept.is_same(&former)).cloned().unwrap_or(former))
+    }
+
     fn named_by(&self, source: &Source) -> Option<DeviceCredentials> {
         let symmetric = |id: &str| DeviceCredentials::SymmetricKey(DeviceKey::new(self.keyd.clone(), id));
         let certificate = |what| {

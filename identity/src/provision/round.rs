@@ -14,6 +14,7 @@ use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
 use crate::backup::Record;
 use crate::cloud::Repeat;
+use crate::credentials::DeviceCredentials;
 use crate::device::{Device, Phase};
 use crate::modules::Modules;
 use crate::reconcile;
@@ -38,13 +39,16 @@ impl Identityd {
                 Ok(true)
             }
             Decision::Use(record) => {
-                self.publish(&record, Some(now.clone()), settings).await?;
+                self.publish(&record, Some(now.clone()), self.credentials(settings)).await;
                 self.remember(record, now).await.map(|()| true)
             }
             Decision::Register { meanwhile } => {
-                if let Some(record) = meanwhile {
+                if let Some(record) = meanwhile
+                    && self.device().is_none()
+                {
                     let with = known.and_then(|(_, with)| with);
-                    self.publish(&record, with, settings).await?;
+                    let credentials = self.former_credentials(&record, with.as_deref(), settings).await;
+                    self.publish(&record, with, credentials).await;
                 }
                 if let Some(device) = self.device() {
                     tracing::info!(
@@ -148,7 +152,7 @@ impl Identityd {
 
     /// Before the cloud is asked: is there anything to ask it with?
     async fn look_at_credentials(&self, settings: &Settings) -> Result<(), Error> {
-        match self.services.credentials(&settings.config.provisioning.source) {
+        match self.credentials(settings) {
             Some(credentials) => credentials.look_again().await,
             None => Ok(()),
         }
@@ -165,7 +169,7 @@ impl Identityd {
 
     async fn register(&self, settings: &Settings, repeat: Repeat, deadline: Instant) -> Result<(), Error> {
         let Source::Dps(dps) = &settings.config.provisioning.source else { return Ok(()) };
-        let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
+        let Some(credentials) = self.credentials(settings) else {
             return Ok(());
         };
         tracing::info!("registering with {}", dps.global_endpoint);
@@ -178,20 +182,18 @@ impl Identityd {
         let with = digest(&settings.config.provisioning);
         // Written first: whoever sees the device now finds it after a restart. A full disk hides it from nobody.
         let written = self.remember(record.clone(), with.clone()).await;
-        self.publish(&record, Some(with), settings).await?;
+        self.publish(&record, Some(with), Some(credentials)).await;
         written
     }
 
     /// Let everybody see this device, unless they do already.
-    async fn publish(&self, record: &Record, with: Option<String>, settings: &Settings) -> Result<(), Error> {
-        let Some(credentials) = self.services.credentials(&settings.config.provisioning.source) else {
-            return Ok(());
-        };
+    async fn publish(&self, record: &Record, with: Option<String>, credentials: Option<DeviceCredentials>) {
+        let Some(credentials) = credentials else { return };
         let unchanged = |device: &Arc<Device>| {
             device.record == *record && device.digest == with && device.credentials.is_same(&credentials)
         };
         if self.device().as_ref().is_some_and(unchanged) {
-            return Ok(());
+            return;
         }
         let known = record.clone();
         let records = self.on_disk(move |home| Records::load(home, &known)).await;
@@ -200,7 +202,26 @@ impl Identityd {
         tracing::info!("this device is {} at {}", record.device_id, record.hub);
         let device = Device { record: record.clone(), digest: with, credentials, modules: Arc::new(modules) };
         self.update(|status| status.device = Some(Arc::new(device)));
-        Ok(())
+    }
+
+    fn credentials(&self, settings: &Settings) -> Option<DeviceCredentials> {
+        self.services.credentials(&settings.config.provisioning.source)
+    }
+
+    /// What the device `record`, obtained with settings of the digest `with`, proved itself with before the settings changed,
+    /// as far as it is remembered.
+    async fn former_credentials(
+        &self,
+        record: &Record,
+        with: Option<&str>,
+        settings: &Settings,
+    ) -> Option<DeviceCredentials> {
+        let record = record.clone();
+        let previous = self.on_disk(move |home| home.prev_state(&record)).await;
+        match previous.filter(|previous| Some(digest(&previous.provisioning).as_str()) == with) {
+            Some(previous) => self.services.former_credentials(&previous.provisioning.source),
+            None => self.credentials(settings),
+        }
     }
 
     /// Write down who this device is, and with which settings it became that.

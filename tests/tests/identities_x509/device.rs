@@ -5,7 +5,8 @@ use std::fs;
 use openssl::{hash::MessageDigest, pkey::Id};
 use serde_json::{Value, json};
 use suite_tests::{
-    harness::{KEYD, Setup},
+    harness::{BOUND, KEYD, Setup},
+    http::wait_for,
     keys::Keys as _,
     lint::lint_chain,
     openssl::hex,
@@ -138,6 +139,29 @@ fn identity_16_by_hand_known_by_its_thumbprint() {
 }
 
 #[test]
+fn until_new_settings_have_led_to_a_device_the_old_one_proves_itself_as_before() {
+    let mut plant = Plant::provisioned("");
+    let auth = |plant: &Plant| plant.own().expect(200).json()["spec"]["auth"].clone();
+    assert_eq!(auth(&plant)["certId"], "device-id");
+    plant.cloud.fault("dps.register", &json!({ "status": 503 }), None);
+    plant.keyd.client().import_key("site-key", "sign", &plant.cloud.enroll());
+    let symmetric = "[provisioning.attestation]\nmethod = 'symmetric_key'\nsymmetric_key = 'site-key'\n";
+    plant.identityd.write_drop_in("50-attestation.toml", symmetric);
+    let info =
+        |plant: &Plant| plant.client().get("/identities/provisioning").expect(200).json()["auth"].clone();
+    wait_for("the settings", BOUND, || (info(&plant) == "symmetric_key").then_some(()));
+    wait_for("DPS", BOUND, || (plant.cloud.count("dps.register") > 1).then_some(()));
+    assert_eq!(auth(&plant)["certId"], "device-id");
+    plant.create("telemetry").expect(200);
+    plant.identityd.restart();
+    assert_eq!(auth(&plant)["certId"], "device-id", "also after a restart");
+    plant.create("other").expect(200);
+    plant.cloud.heal();
+    plant.reprovision().expect(204);
+    assert_eq!(auth(&plant)["type"], "sas");
+}
+
+#[test]
 fn with_either_version_of_tls_and_either_kind_of_key() {
     for (algorithm, bits) in [("rsa-3072", 3072), ("ec-p384", 384)] {
         let site = Site::new("");
@@ -163,7 +187,7 @@ fn a_long_registration_id_is_cut_in_the_certificate_only() {
     let plant = site.start(&config);
     let info: Value = plant.client().get("/identities/provisioning").expect(200).json();
     assert_eq!(info["registration_id"], id);
-    suite_tests::http::wait_for("the certificate", crate::cloud::WAIT, || {
+    wait_for("the certificate", crate::cloud::WAIT, || {
         (plant.certd.client().get("/certificates/device-id").status == 200).then_some(())
     });
     assert_eq!(common_name(&plant.certificate("device-id")), "x".repeat(63));
