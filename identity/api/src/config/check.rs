@@ -145,6 +145,7 @@ impl Config {
                 ));
             }
         }
+        doubts.extend(self.doubtful_names());
         doubts
     }
 }

@@ -3,6 +3,7 @@
 
 mod check;
 mod module_x509;
+mod names;
 mod provisioning;
 mod reserved;
 mod subject;

@@ -214,6 +214,69 @@ fn doubts_name_the_principals() {
 }
 
 #[test]
+fn no_change_brings_another_manager() {
+    let config = |managers: &[&str]| {
+        let principal = |name: &&str| format!("[[principal]]\nuid = 1\nname = '{name}'\n");
+        with(&format!("{NONE}{}", managers.iter().map(principal).collect::<String>())).unwrap()
+    };
+    for (old, new, is_good) in [
+        (&[][..], &["a"][..], true),
+        (&["a"], &["b"], true),
+        (&["a", "b"], &["b", "a"], true),
+        (&["a"], &[], true),
+        (&["a"], &["b", "a"], false),
+        (&[], &["a", "b"], false),
+    ] {
+        let found = config(old).check_change(&config(new));
+        assert_eq!(found.is_ok(), is_good, "{old:?} to {new:?}: {found:?}");
+    }
+}
+
+#[test]
+fn doubts_tell_names_that_will_not_do() {
+    let check = |text: &str, expected: Option<&str>| {
+        let config = with(text).unwrap();
+        let doubts = config.doubts();
+        assert_eq!(config.check(), Ok(()), "upstream takes it: {text}");
+        assert_eq!(doubts.len(), usize::from(expected.is_some()), "{text}: {doubts:?}");
+        assert!(doubts.concat().contains(expected.unwrap_or_default()), "{text}: {doubts:?}");
+    };
+    let (long, longest) = ("x".repeat(65), "x".repeat(128));
+    let x509 = |id: &str| {
+        let x509 = format!("method = 'x509', registration_id = '{id}', identity_cert = 'c'");
+        DPS.replace(
+            "method = 'symmetric_key', registration_id = 'r', symmetric_key",
+            &format!("{x509}, identity_pk"),
+        )
+    };
+    check(DPS, None);
+    check(&DPS.replace("'r'", "'Pump-7.a_b:c'"), None);
+    check(&DPS.replace("'r'", &format!("'{longest}'")), None);
+    check(&DPS.replace("'r'", &format!("'{longest}x'")), Some("1 to 128"));
+    for bad in ["'-r'", "'r.'", "'a b'", "'é'", "'a=b'"] {
+        check(&DPS.replace("'r'", bad), Some("registration_id"));
+    }
+    check(&DPS.replace("'s'", "'0ne/1'"), Some("scope_id"));
+    check(&x509(&long[1..]), None);
+    check(&x509(&long), Some("64 bytes"));
+    check(MANUAL, None);
+    check(&MANUAL.replace("'d'", "\"Pump=7'(a)\""), None);
+    check(&MANUAL.replace("'d'", "'a b'"), Some("device_id"));
+    check(&MANUAL.replace("'d'", &format!("'{long}'")), None);
+    let certified =
+        MANUAL.replace("'sas', device_id_pk = 'device-id'", "'x509', identity_cert = 'c', identity_pk = 'k'");
+    check(&certified.replace("'d'", &format!("'{long}'")), Some("device_id"));
+    let local = |domain: &str, name: &str| {
+        format!(
+            "{NONE}[localid]\ndomain = '{domain}'\n[[principal]]\nuid = 1\nname = '{name}'\nidtype = 'local'\n"
+        )
+    };
+    check(&local("line-4.example", "hmi"), None);
+    check(&local("a domain", "hmi"), Some("localid.domain"));
+    check(&local("example", &long[10..]), Some("is cut after 64 bytes"));
+}
+
+#[test]
 fn local_identities_do_not_get_in_the_way_of_the_device_and_its_modules() {
     let x509 = "attestation = { method = 'x509', identity_cert = 'device-id', identity_pk = 'key' }";
     let symmetric =
@@ -254,7 +317,7 @@ fn principals_by_name_and_group_are_recorded_as_upstream_reads_them() {
     let config = with(&format!("{NONE}{text}")).unwrap();
     let doubts = config.doubts();
     assert!(doubts.len() == 1 && doubts[0].contains("nobody at all"), "{doubts:?}");
-    assert!(config.principal[0].who.includes(0, None) && config.principal[1].who.includes(7, Some(0)));
+    assert!(config.principal[0].who.includes(0) && config.principal[1].who.includes((7, 0)));
     assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
     let recorded = toml::to_string(&config.for_record()).unwrap();
     assert_eq!(recorded.matches("uid = 4294967295").count(), 3, "{recorded}");
