@@ -135,8 +135,10 @@ impl Identityd {
         }
         wait = cause.wait(wait, self.cloud.outage_left());
         let (text, seconds) = (chain(&error), wait.as_secs());
-        match self.told.lock().expect("no panic while held").replace(text.clone()) {
-            Some(before) if before == text => {
+        // What is told of a service that was not asked again differs by the seconds that are left.
+        let told = if cause == Cause::Unreachable { "unreachable".to_owned() } else { text.clone() };
+        match self.told.lock().expect("no panic while held").replace(told.clone()) {
+            Some(before) if before == told => {
                 tracing::debug!("still not complete, next attempt in {seconds} s: {text}");
             }
             _ => tracing::warn!("provisioning is not complete, next attempt in {seconds} s: {text}"),
