@@ -156,6 +156,33 @@ mod tests {
         assert!(made_up.len() <= 245);
     }
 
+    /// Good and bad blocks need the same time: the shortest of many runs each, taken in turns, for that is what other
+    /// work on the machine disturbs least. Leaving the search at the first zero, or making bytes up only when they are
+    /// needed, costs or saves more than a quarter.
+    #[test]
+    fn engine_39_no_time_tells_good_blocks_from_bad_ones() {
+        let good = block(250, &[7; 3]);
+        let mut blocks =
+            vec![good.clone(), block(8, &[7; 245]), block(7, &[7; 246]), vec![0; 256], vec![1; 256]];
+        for index in [0, 1, 5] {
+            let mut bad = good.clone();
+            bad[index] = if index == 5 { 0 } else { 9 };
+            blocks.push(bad);
+        }
+        let mut shortest = vec![std::time::Duration::MAX; blocks.len()];
+        for _ in 0..400 {
+            for (block, shortest) in blocks.iter().zip(&mut shortest) {
+                let begin = std::time::Instant::now();
+                std::hint::black_box(
+                    unpad(&Sha256, b"secret", b"ciphertext", std::hint::black_box(block)).unwrap(),
+                );
+                *shortest = begin.elapsed().min(*shortest);
+            }
+        }
+        let (least, most) = (shortest.iter().min().unwrap(), shortest.iter().max().unwrap());
+        assert!(*most < least.mul_f64(1.25), "{shortest:?}");
+    }
+
     #[test]
     fn premaster_secrets() {
         let secret: Vec<u8> = [&[3, 3], [5; 46].as_slice()].concat();
