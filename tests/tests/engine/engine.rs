@@ -82,7 +82,10 @@ fn engine_05_08_15_20_21_24_25_through_the_c_api() {
 fn engine_06_14_16_18_load_use_copy_and_free_again_and_again() {
     let Some(world) = world() else { return };
     for kind in KINDS {
-        probed(&world, &["engine-loop", &world.keyd.client().load_pair(kind), "100"]);
+        let handle = world.keyd.client().load_pair(kind);
+        probed(&world, &["engine-loop", &handle, "100"]);
+        // As curl and the C SDK do, for all of the process.
+        probed(&world, &["engine-loop", &handle, "100", "default"]);
     }
 }
 
@@ -118,6 +121,38 @@ fn engine_07_09_10_11_19_the_openssl_command_uses_keys() {
             format!("pkeyutl -decrypt -engine aziot_keys -keyform engine -inkey {{}} -in secret {options}");
         assert_eq!(openssl(&world, &decrypt, &handle), "text");
     }
+}
+
+#[test]
+fn messages_and_signatures_of_data_and_digests() {
+    let Some(world) = world() else { return };
+    world.write("data", "text");
+    openssl(&world, "dgst -sha256 -binary -out digest data", "");
+    let ours = "-engine aziot_keys -keyform engine";
+    for kind in KINDS {
+        let handle = world.keyd.client().load_pair(kind);
+        openssl(&world, "pkey -engine aziot_keys -inform engine -in {} -pubout -out public", &handle);
+        openssl(&world, &format!("req -x509 -new {ours} -key {{}} -subj /CN=x -out own.crt"), &handle);
+        openssl(
+            &world,
+            &format!("cms -sign -nodetach -signer own.crt {ours} -inkey {{}} -in data -out data.cms"),
+            &handle,
+        );
+        openssl(&world, "cms -verify -CAfile own.crt -in data.cms -out data.out -purpose any", "");
+        assert_eq!(fs::read(world.file("data.out")).unwrap(), b"text");
+        for (given, options) in [("digest", "-pkeyopt digest:sha256"), ("data", "-rawin -digest sha256")] {
+            let sign = format!("pkeyutl -sign {ours} -inkey {{}} -in {given} {options} -out signature");
+            openssl(&world, &sign, &handle);
+            let verify =
+                format!("pkeyutl -verify -pubin -inkey public -in {given} {options} -sigfile signature");
+            openssl(&world, &verify, "");
+        }
+    }
+    let rsa = world.keyd.client().load_pair("rsa-2048");
+    openssl(&world, "cms -encrypt -in data -out data.cms own.crt", "");
+    let decrypt = format!("cms -decrypt -recip own.crt {ours} -inkey {{}} -in data.cms -out data.out");
+    openssl(&world, &decrypt, &rsa);
+    assert_eq!(fs::read(world.file("data.out")).unwrap(), b"text");
 }
 
 #[test]
@@ -160,41 +195,47 @@ fn engine_08_a_bad_handle_is_explained() {
     assert!(!output.status.success() && text.contains("keyd refuses"), "{text}");
 }
 
-/// Upstream's own test of its engine, with keys in files: an authority, a server and a client, each with a key in keyd.
+/// Upstream's own test of its engine, with keys in files.
 #[test]
 fn engine_27_an_authority_a_server_and_a_client() {
     for algorithm in ["ec-p256", "rsa-2048", "rsa-4096"] {
         let Some(world) = world() else { return };
-        let [authority, server, client] = ["ca", "server", "client"]
-            .map(|id| world.keyd.client().create_pair(&format!("27-{id}"), algorithm));
+        authority_server_and_client(&world, algorithm);
         let keys = fs::read_dir(world.keyd.home().join("keys")).unwrap().count();
         assert_eq!(keys, 3 + KINDS.len() + 1, "the pairs, and the key that makes handles");
-        let root = "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=root -days 365 \
-                    -addext basicConstraints=critical,CA:TRUE -out root.crt";
-        openssl(&world, root, &authority);
-        for (name, key, usage) in [("server", &server, "serverAuth"), ("client", &client, "clientAuth")] {
-            let extensions = format!("subjectAltName = IP:127.0.0.1\nextendedKeyUsage = {usage}\n");
-            world.write("extensions", extensions);
-            let request =
-                format!("req -new -engine aziot_keys -keyform engine -key {{}} -subj /CN={name} -out csr");
-            openssl(&world, &request, key);
-            let issue = format!(
-                "x509 -req -in csr -CA root.crt -engine aziot_keys -CAkeyform engine -CAkey {{}} -CAcreateserial \
-                 -extfile extensions -days 30 -sha256 -out {name}.crt"
-            );
-            openssl(&world, &issue, &authority);
-            openssl(&world, &format!("verify -CAfile root.crt {name}.crt"), "");
-        }
-        let port = free_port();
-        let serve = format!(
-            "s_server -accept 127.0.0.1:{port} -www -quiet -Verify 1 -verify_return_error -CAfile root.crt \
-             -engine aziot_keys -keyform engine -key {{}} -cert server.crt"
-        );
-        let _server = Running::server(&mut with_engine(&world, world.openssl_command(&serve, &server)), port);
-        let mut curl = with_engine(&world, world.command("curl"));
-        curl.args(["--silent", "--show-error", "--cacert", "root.crt", "--cert", "client.crt"]);
-        curl.args(["--engine", "aziot_keys", "--key-type", "ENG", "--key", &client]);
-        let page = succeed(curl.arg(format!("https://127.0.0.1:{port}/")));
-        assert!(page.contains("s_server"), "{page}");
     }
+}
+
+/// An authority, a server and a client, each with a key in keyd.
+#[track_caller]
+pub(crate) fn authority_server_and_client(world: &World, algorithm: &str) {
+    let [authority, server, client] = ["ca", "server", "client"]
+        .map(|id| world.keyd.client().create_pair(&format!("27-{id}-{algorithm}"), algorithm));
+    let root = "req -x509 -new -engine aziot_keys -keyform engine -key {} -subj /CN=root -days 365 \
+                -addext basicConstraints=critical,CA:TRUE -out root.crt";
+    openssl(world, root, &authority);
+    for (name, key, usage) in [("server", &server, "serverAuth"), ("client", &client, "clientAuth")] {
+        let extensions = format!("subjectAltName = IP:127.0.0.1\nextendedKeyUsage = {usage}\n");
+        world.write("extensions", extensions);
+        let request =
+            format!("req -new -engine aziot_keys -keyform engine -key {{}} -subj /CN={name} -out csr");
+        openssl(world, &request, key);
+        let issue = format!(
+            "x509 -req -in csr -CA root.crt -engine aziot_keys -CAkeyform engine -CAkey {{}} -CAcreateserial \
+             -extfile extensions -days 30 -sha256 -out {name}.crt"
+        );
+        openssl(world, &issue, &authority);
+        openssl(world, &format!("verify -CAfile root.crt {name}.crt"), "");
+    }
+    let port = free_port();
+    let serve = format!(
+        "s_server -accept 127.0.0.1:{port} -www -quiet -Verify 1 -verify_return_error -CAfile root.crt \
+         -engine aziot_keys -keyform engine -key {{}} -cert server.crt"
+    );
+    let _server = Running::server(&mut with_engine(world, world.openssl_command(&serve, &server)), port);
+    let mut curl = with_engine(world, world.command("curl"));
+    curl.args(["--silent", "--show-error", "--cacert", "root.crt", "--cert", "client.crt"]);
+    curl.args(["--engine", "aziot_keys", "--key-type", "ENG", "--key", &client]);
+    let page = succeed(curl.arg(format!("https://127.0.0.1:{port}/")));
+    assert!(page.contains("s_server"), "{page}");
 }

@@ -80,12 +80,23 @@ static int try_sign(EVP_PKEY *key) {
 
 static void sign(EVP_PKEY *key) { CHECK(try_sign(key)); }
 
-/* Load, sign, dup, sign, free; then unload. */
-static void loop(const char *uri, int rounds) {
+/* Kilobytes of memory that this process occupies. */
+static long resident(void) {
+    long all, resident;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%ld %ld", &all, &resident) == 2);
+    fclose(file);
+    return resident * sysconf(_SC_PAGESIZE) / 1024;
+}
+
+/* Load, sign, dup, sign, free; then unload. If memory is to be steady, it may not grow after a tenth of the rounds. */
+static void loop(const char *uri, int rounds, int is_steady) {
+    long before = 0;
     OSSL_LIB_CTX *lib = OSSL_LIB_CTX_new();
     OSSL_PROVIDER *own = OSSL_PROVIDER_load(lib, "aziot"), *other = OSSL_PROVIDER_load(lib, "default");
     CHECK(own != NULL && other != NULL);
     for (int i = 0; i < rounds; i++) {
+        if (i == rounds / 10) before = resident();
         EVP_PKEY *key = load_in(lib, uri);
         CHECK(key != NULL);
         sign(key);
@@ -94,6 +105,11 @@ static void loop(const char *uri, int rounds) {
         EVP_PKEY_free(key);
         sign(copy);
         EVP_PKEY_free(copy);
+    }
+    long grown = resident() - before;
+    if (is_steady && grown > 256) {
+        fprintf(stderr, "%ld kB more after %d rounds than after a tenth of them\n", grown, rounds);
+        _exit(1);
     }
     CHECK(OSSL_PROVIDER_unload(own));
     OSSL_PROVIDER_unload(other);
@@ -341,9 +357,10 @@ static ENGINE *engine(const char *id) {
 }
 
 /* As the C SDK does on each connection: find, init, load, finish, free; and the key is used after that. */
-static void engine_loop(const char *handle, int rounds) {
+static void engine_loop(const char *handle, int rounds, int is_default) {
     for (int i = 0; i < rounds; i++) {
         ENGINE *own = engine(i % 2 ? "aziot-key-openssl-engine" : "aziot_keys");
+        CHECK(!is_default || ENGINE_set_default(own, ENGINE_METHOD_ALL) == 1);
         EVP_PKEY *key = ENGINE_load_private_key(own, handle, NULL, NULL);
         CHECK(key != NULL);
         EVP_PKEY *public = ENGINE_load_public_key(own, handle, NULL, NULL);
@@ -429,7 +446,7 @@ int main(int count, char **words) {
     char *none = "", *argument[6];
     for (int i = 0; i < 6; i++) argument[i] = i + 2 < count ? words[i + 2] : none;
 #define IS(name) (strcmp(words[1], name) == 0)
-    if (IS("loop")) loop(argument[0], atoi(argument[1]));
+    if (IS("loop")) loop(argument[0], atoi(argument[1]), *argument[2] != 0);
     else if (IS("contexts")) contexts(argument[0]);
     else if (IS("match")) match(argument[0], argument[1], argument[2]);
     else if (IS("ordinary")) ordinary_keys();
@@ -440,7 +457,7 @@ int main(int count, char **words) {
     else if (IS("c-sdk")) return c_sdk(argument[0], argument[1]), 0;
     else if (IS("on-demand")) return handshake_on_demand(argument[0], argument[1]), 0;
 #ifdef HAS_ENGINE
-    else if (IS("engine-loop")) engine_loop(argument[0], atoi(argument[1]));
+    else if (IS("engine-loop")) engine_loop(argument[0], atoi(argument[1]), *argument[2] != 0);
     else if (IS("engine-checks")) engine_checks(argument[0], argument[1]);
     else if (IS("engine-socket")) engine_socket(argument[0], argument[1]);
     else if (IS("v-check")) version_check(argument[0]);

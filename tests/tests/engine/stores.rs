@@ -1,5 +1,5 @@
 //! TLS with keys that are in no file: in a token (SoftHSM2) and in a TPM. For the program that uses a key that makes no
-//! difference, so the journeys are those of keys in files. Checklist 12, 41, 44, 50.
+//! difference, so the journeys are those of keys in files. Checklist 12, 27, 41, 50.
 //!
 //! TLS 1.3 with an RSA key is the test of the stores: the provider pads (RSA-PSS), the store has only to raise a number to
 //! its private power, which not every token does for a key that it made itself.
@@ -13,7 +13,7 @@ use suite_tests::keys::key_file;
 use suite_tests::softhsm::SoftHsm;
 use suite_tests::swtpm::Swtpm;
 
-use super::engine::{equipped, shake as shake_with_engine};
+use super::engine::{authority_server_and_client, equipped, shake as shake_with_engine};
 use super::programs::serve_and_reload;
 use super::provider::{names, shake};
 use super::world::{KEYD_USER, KINDS, World, has_engine, is_root};
@@ -72,7 +72,7 @@ macro_rules! in_every_store {
 in_every_store!(softhsm, tpm => [
     engine_41_50_mutual_tls_by_every_name,
     engine_41_suites_and_groups,
-    engine_44_50_nginx_serves_curl_and_reloads,
+    engine_50_nginx_serves_curl_and_reloads,
     engine_12_mutual_tls_with_the_engine,
 ]);
 
@@ -110,7 +110,7 @@ fn engine_41_suites_and_groups(site: Site) {
     }
 }
 
-fn engine_44_50_nginx_serves_curl_and_reloads(site: Site) {
+fn engine_50_nginx_serves_curl_and_reloads(site: Site) {
     let Site { world, _place } = site;
     KINDS.iter().for_each(|kind| serve_and_reload(&world, kind, 20));
 }
@@ -122,6 +122,21 @@ fn engine_12_mutual_tls_with_the_engine(site: Site) {
     let Site { world, _place } = site;
     let world = equipped(world);
     KINDS.iter().for_each(|kind| shake_with_engine(&world, kind));
+}
+
+/// Upstream's own test of its engine, with keys in a token.
+#[test]
+fn engine_27_an_authority_a_server_and_a_client_in_softhsm() {
+    if !has_engine() {
+        return;
+    }
+    let Site { world, _place } = Site::softhsm();
+    let world = equipped(world);
+    for algorithm in ["ec-p256", "rsa-2048", "rsa-4096"] {
+        authority_server_and_client(&world, algorithm);
+        let keys = fs::read_dir(world.keyd.home().join("keys")).map_or(0, Iterator::count);
+        assert_eq!(keys, 0, "even the key that makes handles is in the token");
+    }
 }
 
 /// Gives a directory with all that is in it to keyd's user.
