@@ -6,24 +6,27 @@
 //! | call | waits |
 //! |---|---|
 //! | get, module known | never; if the knowledge is older than [`FRESH`] the list is asked for in the background |
-//! | get, module unknown | for the hub, at most [`GET_LIMIT`] |
+//! | get, module unknown (`reads.rs`) | for the hub, a few seconds; never, if it has refused just that lately |
 //! | list | for the hub, at most [`LIST_LIMIT`]; then what is known, and the answer is taken up when it comes |
 //! | list, when the last one has failed | never |
 //! | create, update, delete (`changes.rs`) | for the hub, at most [`CHANGE_LIMIT`](changes::CHANGE_LIMIT) |
-//! | any of these while the hub is known to be away | never, but for one a minute that finds out whether it is back |
+//! | any of these while the hub is known to be away, or has refused (`gate.rs`) | never, but for one now and then that finds out whether it is well again |
 //!
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
-//! time, and after a failure none is made for a while.
+//! time and one call for each unknown module, and after a failure none is made for a while. The hub is told of the
+//! certificates of modules in the background (`certified.rs`).
 
+mod certified;
 mod changes;
+mod gate;
+mod reads;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http_common::chain;
 use http_common::retry::FailureKind;
-use hub_client::{HubClient, Module, ModuleCertificate};
+use hub_client::{HubClient, Module};
 use identity_api::Auth;
 use tokio::sync::{mpsc, watch};
 
@@ -36,6 +39,11 @@ use crate::provision::Event;
 use crate::records::{ModuleRecord, Records};
 
 pub(crate) use changes::Effort;
+pub(crate) use gate::concerns_all;
+
+use certified::Certified;
+use gate::{Asked, Gate, Way};
+use reads::Reads;
 
 /// The modules of one device.
 pub(crate) struct Modules {
@@ -44,8 +52,9 @@ pub(crate) struct Modules {
     credentials: DeviceCredentials,
     records: Arc<Records>,
     refresh: Mutex<Refresh>,
-    /// The certificates that the hub was told of since the start.
-    certified: Mutex<BTreeMap<String, ModuleCertificate>>,
+    reads: Reads,
+    gate: Mutex<Gate>,
+    certified: Certified,
     events: mpsc::Sender<Event>,
 }
 
@@ -81,7 +90,9 @@ impl Modules {
             credentials,
             records: Arc::new(records),
             refresh: Mutex::default(),
-            certified: Mutex::default(),
+            reads: Reads::default(),
+            gate: Mutex::default(),
+            certified: Certified::default(),
             events,
         }
     }
@@ -121,24 +132,15 @@ impl Modules {
             }
             return Ok(known);
         }
-        match self.hub().await?.get(id.as_str(), Instant::now() + GET_LIMIT).await {
-            Ok(module) => {
-                self.records.see(&module).await;
-                Ok(ModuleRecord::from(&module))
-            }
-            Err(error) => {
-                let is_unauthorized = error.kind() == FailureKind::Unauthorized;
-                let error = Error::from(error);
-                self.doubt(is_unauthorized || error.lacks_auth_key());
-                Err(error)
-            }
-        }
+        self.read(id).await
     }
 
     /// What the hub has; taken up as known.
     pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, Error> {
         let asked = self.records.moment();
-        let modules = self.hub().await?.list(deadline).await?;
+        let listed = self.hub().await?.list(deadline).await;
+        let modules = self.noted(Asked::Read, listed)?;
+        modules.iter().for_each(|module| self.certified.see(module));
         self.records.see_all(&modules, asked).await;
         self.with_refresh(|refresh| {
             refresh.confirmed = Some(Instant::now());
@@ -150,9 +152,9 @@ impl Modules {
 
     /// What `module`, of which this is known, proves itself with. The hub is told of a certificate that it may not know.
     pub(crate) async fn auth(
-        &self,
+        self: &Arc<Self>,
         module: &ModuleRecord,
-        credentials: &ModuleCredentials,
+        credentials: &Arc<ModuleCredentials>,
     ) -> Result<Auth, Error> {
         let id = &module.module_id;
         if !credentials.is_certified(id) {
@@ -161,26 +163,53 @@ impl Modules {
             return credentials.key(id, generation).await;
         }
         let (certificate, auth) = credentials.certificate(&module.device_id, id).await?;
-        if self.certified().get(id) == Some(&certificate) {
-            return Ok(auth);
+        if !self.certified.knows(id, &certificate) {
+            self.tell_of_certificate(&ModuleId::parse(id)?, credentials).await;
         }
-        match self.update(&ModuleId::parse(id)?, credentials).await {
-            Ok((_, auth)) => Ok(auth),
-            Err(error) if error.failure_kind().is_some_and(FailureKind::is_transient) => {
-                tracing::warn!("the hub may not know the certificate of {id:?}: {}", chain(&error));
-                Ok(auth)
-            }
-            Err(error) => Err(error),
-        }
+        Ok(auth)
     }
 
-    fn certified(&self) -> MutexGuard<'_, BTreeMap<String, ModuleCertificate>> {
-        self.certified.lock().expect("no panic while held")
+    /// Take up what the hub says of one module.
+    async fn see(&self, module: &Module) {
+        self.certified.see(module);
+        self.records.see(module).await;
+    }
+
+    /// Take up that there is no module `id`.
+    async fn forget(&self, id: &str) {
+        self.certified.forget(id);
+        self.records.forget(id).await;
+    }
+
+    /// Take up how the hub has answered, for all who would ask it.
+    fn noted<T>(&self, asked: Asked, result: Result<T, hub_client::Error>) -> Result<T, Error> {
+        let error = match result {
+            Ok(answer) => {
+                self.gate().answered();
+                return Ok(answer);
+            }
+            Err(error) => Error::from(error),
+        };
+        let kind = error.failure_kind();
+        if kind.is_some_and(concerns_all) || is_unknown_device(&error) {
+            let error = Arc::new(error);
+            self.gate().failed(asked, &error, Instant::now());
+            return Err(Error::Shared(error));
+        }
+        if matches!(kind, Some(FailureKind::NotFound | FailureKind::Conflict | FailureKind::Precondition)) {
+            self.gate().answered();
+        }
+        Err(error)
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().expect("no panic while held")
     }
 
     /// The hub's list, if it comes in time. While the hub fails nobody waits for it.
     async fn fresh_list(self: &Arc<Self>) -> Option<Arc<[ModuleRecord]>> {
-        let has_failed = self.with_refresh(|refresh| refresh.closed_until.is_some());
+        let has_failed =
+            self.with_refresh(|refresh| refresh.closed_until.is_some()) || !self.gate().is_open();
         let Running { since, mut done } = self.start_refresh()?;
         if has_failed {
             return None;
@@ -200,7 +229,8 @@ impl Modules {
             {
                 return Some(running.clone());
             }
-            if refresh.closed_until.is_some_and(|until| until > now) {
+            let is_closed = refresh.closed_until.is_some_and(|until| until > now);
+            if is_closed || matches!(self.gate().ask_to_read(now), Way::Closed(_)) {
                 return None;
             }
             let (send, done) = watch::channel(None);
@@ -229,17 +259,26 @@ impl Modules {
                     chain(&error)
                 );
                 self.with_refresh(|refresh| refresh.closed_until = Some(Instant::now() + pause));
-                self.doubt(error.suggests_registration());
+                if error.suggests_registration() {
+                    self.doubt();
+                }
                 None
             }
         }
     }
 
     /// Say that the hub may not know this device any more.
-    fn doubt(&self, doubtful: bool) {
-        if doubtful {
-            // A full queue holds a reason to look already.
-            let _ = self.events.try_send(Event::Doubt);
+    fn doubt(&self) {
+        // A full queue holds a reason to look already.
+        let _ = self.events.try_send(Event::Doubt);
+    }
+
+    /// Say so if a call about one module has failed so: a 404 may be about the module only.
+    fn doubt_after(&self, error: &Error) {
+        let is_refused =
+            matches!(error.failure_kind(), Some(FailureKind::Unauthorized | FailureKind::CertificateRefused));
+        if is_refused || is_unknown_device(error) || error.lacks_auth_key() {
+            self.doubt();
         }
     }
 
@@ -255,48 +294,42 @@ impl Modules {
 /// How long the hub is not asked for the list after so many failures, the last of this kind. While it cannot be reached that
 /// is until it may be tried again, in `outage_left`.
 pub(crate) fn pause_after(kind: Option<FailureKind>, failures: u32, outage_left: Duration) -> Duration {
-    let growing =
-        SHORT_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_PAUSE);
-    let Some(kind) = kind else { return growing };
     match kind {
-        FailureKind::Throttled { retry_after } => retry_after.unwrap_or(THROTTLED_PAUSE),
-        FailureKind::Server { retry_after: Some(asked) } => asked,
-        FailureKind::Network | FailureKind::Untrusted if !outage_left.is_zero() => outage_left,
-        FailureKind::Network | FailureKind::Server { .. } | FailureKind::Credential => growing,
-        _ => LONG_PAUSE,
+        Some(FailureKind::Network | FailureKind::Untrusted) if !outage_left.is_zero() => outage_left,
+        kind => gate::pause_after(kind.unwrap_or(FailureKind::Credential), failures),
+    }
+}
+
+fn is_unknown_device(error: &Error) -> bool {
+    match error {
+        Error::Hub(error) => error.is_unknown_device(),
+        Error::Shared(error) => is_unknown_device(error),
+        _ => false,
     }
 }
 
 /// How long what is known of a module is served without asking again.
 const FRESH: Duration = Duration::from_secs(15);
-/// How long a caller waits for a module that is not known.
+/// How long a call for a module that is not known may take in the background.
 const GET_LIMIT: Duration = Duration::from_secs(30);
 /// How long a caller waits for a list.
 const LIST_LIMIT: Duration = Duration::from_secs(2);
 /// How long a list call may take in the background.
 const REFRESH_LIMIT: Duration = Duration::from_secs(75);
-const SHORT_PAUSE: Duration = Duration::from_secs(5);
-/// So that a hub which has been in trouble for long is seldom asked, whoever wants lists.
-const LONGEST_PAUSE: Duration = Duration::from_secs(240);
-const LONG_PAUSE: Duration = Duration::from_secs(30);
-const THROTTLED_PAUSE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_hub_in_trouble_is_asked_less_and_less_and_one_that_is_away_when_it_may_be_tried() {
+    fn a_list_of_a_hub_that_is_away_is_asked_for_when_it_may_be_tried() {
         let minute = Duration::from_secs(60);
         let pauses = |kind, left| {
             (1..=8).map(|failures| pause_after(Some(kind), failures, left).as_secs()).collect::<Vec<_>>()
         };
-        let trouble = FailureKind::Server { retry_after: None };
-        assert_eq!(pauses(trouble, minute), [5, 10, 20, 40, 80, 160, 240, 240]);
         assert_eq!(pauses(FailureKind::Network, minute), [60; 8]);
         assert_eq!(pauses(FailureKind::Network, Duration::ZERO), [5, 10, 20, 40, 80, 160, 240, 240]);
-        assert_eq!(pauses(FailureKind::Unauthorized, minute), [30; 8]);
-        let asked = FailureKind::Throttled { retry_after: Some(Duration::from_secs(7)) };
-        assert_eq!(pauses(asked, minute), [7; 8]);
+        let trouble = FailureKind::Server { retry_after: None };
+        assert_eq!(pauses(trouble, minute), [5, 10, 20, 40, 80, 160, 240, 240]);
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::module_credentials::ModuleCredentials;
 use crate::module_id::ModuleId;
-use crate::modules::{Effort, Modules};
+use crate::modules::{self, Effort, Modules};
 
 use pace::{Pace, Wave};
 
@@ -246,21 +246,9 @@ async fn perform(
 
 /// Whether the other modules will fare no better.
 fn concerns_all(error: &Error) -> bool {
-    match error {
-        Error::Hub(error) => matches!(
-            error.kind(),
-            FailureKind::Network
-                | FailureKind::Untrusted
-                | FailureKind::CertificateRefused
-                | FailureKind::Throttled { .. }
-                | FailureKind::Server { .. }
-                | FailureKind::Unauthorized
-                | FailureKind::Forbidden
-                | FailureKind::Credential
-        ),
-        Error::ModuleKey(_) => true,
-        _ => false,
-    }
+    let is_away = |kind| matches!(kind, FailureKind::Network | FailureKind::Untrusted);
+    let is_theirs = error.failure_kind().is_some_and(|kind| is_away(kind) || modules::concerns_all(kind));
+    is_theirs || matches!(error, Error::ModuleKey(_))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use hub_client::{Deleted, IfMatch, Module};
 use identity_api::Auth;
 
 use super::Modules;
+use super::gate::Asked;
 use crate::Error;
 use crate::cloud::Repeat;
 use crate::module_credentials::{ForHub, Granted, ModuleCredentials};
@@ -19,12 +20,15 @@ use crate::records::ModuleRecord;
 pub(crate) struct Effort {
     deadline: Instant,
     repeat: Repeat,
+    /// Whether it is in vain while the hub refuses all.
+    heeds_refusals: bool,
 }
 
 impl Effort {
     /// For a caller who waits.
     pub(crate) fn for_caller() -> Self {
-        Self { deadline: Instant::now() + CHANGE_LIMIT, repeat: Repeat::AsConfigured }
+        let deadline = Instant::now() + CHANGE_LIMIT;
+        Self { deadline, repeat: Repeat::AsConfigured, heeds_refusals: true }
     }
 
     /// For one of many changes, of which fewer are to be made at a time when the hub throttles, and which have a deadline if
@@ -32,7 +36,7 @@ impl Effort {
     pub(crate) fn for_one_of_many(deadline: Option<tokio::time::Instant>) -> Self {
         let own = Instant::now() + CHANGE_LIMIT;
         let deadline = deadline.map_or(own, |deadline| own.min(deadline.into()));
-        Self { deadline, repeat: Repeat::UnlessThrottled }
+        Self { deadline, repeat: Repeat::UnlessThrottled, heeds_refusals: false }
     }
 }
 
@@ -46,6 +50,18 @@ impl Modules {
     ) -> Result<(ModuleRecord, Auth), Error> {
         credentials.ensure(&self.device.device_id, id.as_str()).await?;
         let effort = Effort::for_caller();
+        self.may_change(effort)?;
+        let created = self.create_with(id, managed_by, credentials, effort).await;
+        self.after_change(id, created).await
+    }
+
+    async fn create_with(
+        &self,
+        id: &ModuleId,
+        managed_by: Option<String>,
+        credentials: &ModuleCredentials,
+        effort: Effort,
+    ) -> Result<(ModuleRecord, Auth), Error> {
         let created = self.make(id, effort).await?;
         let managed_by = managed_by.or_else(|| created.managed_by.clone());
         let created = Module { managed_by, ..created };
@@ -65,8 +81,12 @@ impl Modules {
         credentials: &ModuleCredentials,
     ) -> Result<(ModuleRecord, Auth), Error> {
         let effort = Effort::for_caller();
-        let module = self.hub().await?.get(id.as_str(), effort.deadline).await?;
-        self.give_credentials(&module, credentials, effort).await
+        self.may_change(effort)?;
+        let updated = match self.find(id, effort).await {
+            Ok(module) => self.give_credentials(&module, credentials, effort).await,
+            Err(error) => Err(error),
+        };
+        self.after_change(id, updated).await
     }
 
     /// A module with keys of ours, made if there is none. One that gets no keys stays, with its generation, and gets them
@@ -79,9 +99,7 @@ impl Modules {
     ) -> Result<(), Error> {
         credentials.ensure(&self.device.device_id, id.as_str()).await?;
         let module = match self.make(id, effort).await {
-            Err(Error::ModuleExists { .. }) => {
-                self.hub_with(effort.repeat).await?.get(id.as_str(), effort.deadline).await?
-            }
+            Err(Error::ModuleExists { .. }) => self.find(id, effort).await?,
             made => made?,
         };
         self.give_credentials(&module, credentials, effort).await.map(|_| ())
@@ -94,10 +112,11 @@ impl Modules {
         credentials: &ModuleCredentials,
         effort: Effort,
     ) -> Result<(), Error> {
+        self.may_change(effort)?;
         let hub = self.hub_with(effort.repeat).await?;
-        let deleted = hub.delete(id.as_str(), &IfMatch::Any, effort.deadline).await?;
-        self.records.forget(id.as_str()).await;
-        self.certified().remove(id.as_str());
+        let deleted = hub.delete(id.as_str(), &IfMatch::Any, effort.deadline).await;
+        let deleted = self.after_change(id, self.noted(Asked::Change, deleted)).await?;
+        self.forget(id.as_str()).await;
         credentials.forget(id.as_str()).await;
         match deleted {
             Deleted::Removed => Ok(()),
@@ -110,31 +129,65 @@ impl Modules {
         &self,
         module: &Module,
         credentials: &ModuleCredentials,
-        Effort { deadline, repeat }: Effort,
+        Effort { deadline, repeat, .. }: Effort,
     ) -> Result<(ModuleRecord, Auth), Error> {
         let Granted { for_hub, auth } = credentials.grant(module).await?;
         let hub = self.hub_with(repeat).await?;
-        let module = match for_hub {
-            ForHub::Keys(keys) => hub.set_keys(module, &keys, &IfMatch::Any, deadline).await?,
+        let (given, certificate) = match for_hub {
+            ForHub::Keys(keys) => (hub.set_keys(module, &keys, &IfMatch::Any, deadline).await, None),
             ForHub::Certificate(certificate) => {
-                let module = hub.set_certificate(module, &certificate, &IfMatch::Any, deadline).await?;
-                self.certified().insert(module.module_id.clone(), certificate);
-                module
+                let given = hub.set_certificate(module, &certificate, &IfMatch::Any, deadline).await;
+                (given, Some(certificate))
             }
         };
-        self.records.see(&module).await;
+        let module = self.noted(Asked::Change, given)?;
+        self.see(&module).await;
+        if let Some(certificate) = certificate {
+            self.certified.set(&module.module_id, certificate);
+        }
         Ok((ModuleRecord::from(&module), auth))
     }
 
-    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.
-    async fn make(&self, id: &ModuleId, Effort { deadline, repeat }: Effort) -> Result<Module, Error> {
+    /// Whether a change may be tried now.
+    fn may_change(&self, effort: Effort) -> Result<(), Error> {
+        match effort.heeds_refusals {
+            true => self.gate().ask_to_change(Instant::now()).map_err(Error::Shared),
+            false => Ok(()),
+        }
+    }
+
+    /// Take up how a change of the module `id` has ended.
+    async fn after_change<T>(&self, id: &ModuleId, result: Result<T, Error>) -> Result<T, Error> {
+        match result {
+            Err(Error::Hub(error)) if error.is_unknown_module() => {
+                self.forget(id.as_str()).await;
+                Err(Error::NoSuchModule { id: id.as_str().to_owned() })
+            }
+            Err(error) => {
+                self.doubt_after(&error);
+                Err(error)
+            }
+            Ok(done) => Ok(done),
+        }
+    }
+
+    /// A module that exists.
+    async fn find(&self, id: &ModuleId, Effort { deadline, repeat, .. }: Effort) -> Result<Module, Error> {
         let hub = self.hub_with(repeat).await?;
-        match hub.create(id.as_str(), deadline).await {
-            Err(error) if error.kind() == FailureKind::Conflict => match error.is_after_unheard() {
-                true => Ok(hub.get(id.as_str(), deadline).await?),
-                false => Err(Error::ModuleExists { id: id.as_str().to_owned() }),
-            },
-            made => Ok(made?),
+        self.noted(Asked::Read, hub.get(id.as_str(), deadline).await)
+    }
+
+    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.
+    async fn make(&self, id: &ModuleId, effort: Effort) -> Result<Module, Error> {
+        let hub = self.hub_with(effort.repeat).await?;
+        match self.noted(Asked::Change, hub.create(id.as_str(), effort.deadline).await) {
+            Err(Error::Hub(error)) if error.kind() == FailureKind::Conflict => {
+                match error.is_after_unheard() {
+                    true => self.find(id, effort).await,
+                    false => Err(Error::ModuleExists { id: id.as_str().to_owned() }),
+                }
+            }
+            made => made,
         }
     }
 

@@ -20,6 +20,7 @@ mod modules;
 mod outage;
 mod provisioning;
 mod proxy;
+mod refusals;
 mod requests;
 mod state;
 mod weather;

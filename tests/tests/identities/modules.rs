@@ -187,7 +187,9 @@ fn identity_28_decided_what_the_hub_has_lost_is_lost() {
     assert_eq!(site.names(), [""; 0]);
     site.module("m").expect(404);
     let made = site.cloud.add_module("m")["generationId"].clone();
-    assert_eq!(site.module("m").expect(200).json()["spec"]["genId"], made);
+    // What the hub did not know is not asked for again at once.
+    let found = wait_for("the new one", WAIT, || Some(site.module("m")).filter(|reply| reply.status == 200));
+    assert_eq!(found.json()["spec"]["genId"], made);
 }
 
 #[test]
