@@ -53,6 +53,14 @@ pub enum KeyError {
         "keyd does not let this service use the key pair {0:?}; a [[principal]] of keyd with its uid would have to name it"
     )]
     Forbidden(String),
+    /// keyd does not move, make or delete it.
+    #[error("keyd does not do that to the key pair {id:?}")]
+    Refused {
+        /// Which one.
+        id: String,
+        /// Why.
+        source: ClientError,
+    },
     /// keyd cannot be asked, or failed.
     #[error("cannot get the key pair {id:?}")]
     Failed {
@@ -81,20 +89,33 @@ impl Keys {
     pub(crate) async fn create(&self, id: &str, algorithms: &str) -> Result<KeyHandle, KeyError> {
         let preferred_algorithms = Some(algorithms.to_owned());
         let request = CreateKeyPair { key_id: id.to_owned(), preferred_algorithms };
-        self.keyd.call(&request).await.map(|reply| reply.key_handle).map_err(sorted(id))
+        self.keyd.call(&request).await.map(|reply| reply.key_handle).map_err(changed(id))
     }
 
     /// Gives the key pair `from` the id `to`, in place of the key pair that has it.
     pub(crate) async fn rename(&self, from: &str, to: &str) -> Result<(), KeyError> {
         let request = MoveKeyPair { key_id: to.to_owned(), from: from.to_owned() };
-        self.keyd.call(&request).await.map_err(sorted(from))
+        self.keyd.call(&request).await.map_err(changed(to))
+    }
+
+    /// Why keyd would not give another key pair the id `to`; none if it would. There must be no key pair `from`, so that
+    /// nothing is moved: then keyd refuses in any case, but says first if it never would.
+    pub(crate) async fn obstacle(&self, from: &str, to: &str) -> Result<Option<KeyError>, KeyError> {
+        match self.rename(from, to).await {
+            Err(KeyError::Forbidden(_)) => Ok(Some(KeyError::Forbidden(from.to_owned()))),
+            Err(why @ KeyError::Refused { .. }) => Ok(Some(why)),
+            Err(KeyError::Failed { source, .. }) if source.status().is_none() => {
+                Err(KeyError::Failed { id: to.to_owned(), source })
+            }
+            Ok(()) | Err(_) => Ok(None),
+        }
     }
 
     /// Deletes the key pair `id`. That there is none is success.
     pub(crate) async fn delete(&self, id: &str) -> Result<(), KeyError> {
         match self.load(id).await {
             Err(KeyError::Missing(_)) => Ok(()),
-            handle => self.keyd.call(&DeleteKeyPair { key_handle: handle? }).await.map_err(sorted(id)),
+            handle => self.keyd.call(&DeleteKeyPair { key_handle: handle? }).await.map_err(changed(id)),
         }
     }
 
@@ -120,6 +141,22 @@ fn sorted(id: &str) -> impl FnOnce(ClientError) -> KeyError {
         Some(StatusCode::BAD_REQUEST) => KeyError::Missing(id),
         Some(StatusCode::UNAUTHORIZED) => KeyError::Forbidden(id),
         _ => KeyError::Failed { id, source },
+    }
+}
+
+/// The same of what changes something.
+fn changed(id: &str) -> impl FnOnce(ClientError) -> KeyError {
+    let id = id.to_owned();
+    move |source| match source.status() {
+        Some(StatusCode::BAD_REQUEST) => KeyError::Refused { id, source },
+        _ => sorted(&id)(source),
+    }
+}
+
+impl KeyError {
+    /// Whether keyd says no, and will until somebody changes its configuration.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Forbidden(_) | Self::Refused { .. })
     }
 }
 

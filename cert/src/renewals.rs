@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use cert_api::{EstIdentity, KeyAlgorithm};
 use cert_renewal::{Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Status, Verdict};
@@ -178,6 +179,23 @@ impl Actor for Identity {
         let print =
             move || -> Result<KeyPrint, NotIssued> { Ok(KeyPrint::of(&*keys.open_public(&handle)?)?) };
         Ok(Some(blocking(print).await.ok_or(NotIssued::Worker)??))
+    }
+
+    async fn obstacle(&self) -> Result<Option<String>, NotRenewed> {
+        let keys = self.certd()?.issuing.est().keys().clone();
+        let obstacle = keys.obstacle(&temporary(&self.pk), &self.pk).await.map_err(NotIssued::from)?;
+        Ok(obstacle.map(|why| http_common::chain(&why)))
+    }
+
+    fn is_refusal(error: &NotRenewed) -> bool {
+        matches!(error, NotRenewed::NotIssued(NotIssued::Key(error)) if error.is_refusal())
+    }
+
+    fn least_pause(error: &NotRenewed) -> Option<Duration> {
+        match error {
+            NotRenewed::NotIssued(error) => error.ask_again_after(),
+            NotRenewed::Ending | NotRenewed::NotConfigured => None,
+        }
     }
 
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), NotRenewed> {

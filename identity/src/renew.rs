@@ -210,6 +210,19 @@ impl Actor for DeviceIdentity {
         Ok(Some(print))
     }
 
+    async fn obstacle(&self) -> Result<Option<String>, NotRenewed> {
+        Ok(self.daemon()?.services.workshop.obstacle(&self.key_id).await?)
+    }
+
+    fn is_refusal(error: &NotRenewed) -> bool {
+        matches!(error, NotRenewed::Certificate(error) if error.is_refusal_of_keyd())
+    }
+
+    /// certd, which knows one, asks the server not before.
+    fn least_pause(_: &NotRenewed) -> Option<Duration> {
+        None
+    }
+
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), NotRenewed> {
         let daemon = self.daemon()?;
         let (settings, _) = self.configured(&daemon)?;

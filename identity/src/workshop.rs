@@ -1,9 +1,8 @@
 //! Key pairs in keyd with certificates of certd: obtained as they are, or made if there is no certificate (spec
 //! identity-service, chapter 12 with its improvements). Does not know what they are for.
-//!
-//! A new certificate has a new key, which is made beside the old one, `…-temp`. The old one gives way when certd has the
-//! certificate; wherever this is interrupted, the next attempt goes on. Only "there is none" makes anything new: a service
-//! that is away or refuses changes nothing.
+
+mod error;
+mod make;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +19,9 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::{X509, X509Extension, X509Name};
 
-use crate::csr::{self, BadRequest};
+use crate::csr;
+
+pub(crate) use error::CertificateError;
 
 /// A key pair and its certificate, by the ids that the services know them by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,98 +45,6 @@ pub(crate) struct Workshop {
     certd: Client,
     /// Made when it is needed: most devices never do.
     engine: Arc<OnceLock<KeyEngine>>,
-}
-
-/// Why there is no key with a certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// certd does not give or issue it.
-    #[error("the certificate {id:?} cannot be had from certd")]
-    Certd {
-        /// certd's id.
-        id: String,
-        /// Why.
-        #[source]
-        source: ClientError,
-    },
-    /// keyd does not do what is needed.
-    #[error(
-        "the key pair {id:?} cannot be had from keyd; is it there, and has keyd a [[principal]] for it with our uid?"
-    )]
-    Keyd {
-        /// keyd's id.
-        id: String,
-        /// Why.
-        #[source]
-        source: ClientError,
-    },
-    /// The key does not become one of OpenSSL's.
-    #[error("the key pair {id:?} cannot be used")]
-    Key {
-        /// keyd's id.
-        id: String,
-        /// Why.
-        #[source]
-        source: Box<key_engine::Error>,
-    },
-    /// certd has something else under the id.
-    #[error("what certd has as {id:?} cannot be read as certificates")]
-    Unreadable {
-        /// certd's id.
-        id: String,
-        /// What OpenSSL says.
-        #[source]
-        source: ErrorStack,
-    },
-    /// A certificate is to be requested, for nobody.
-    #[error("there is no certificate {id:?}, and to request one takes the setting registration_id")]
-    NoSubject {
-        /// certd's id.
-        id: String,
-    },
-    /// A certificate without its key.
-    #[error("there is a certificate {id:?}, but keyd has no key pair {key:?}")]
-    NoKey {
-        /// certd's id.
-        id: String,
-        /// keyd's id.
-        key: String,
-    },
-    /// A certificate for another key.
-    #[error("the certificate {id:?} is not for the key pair {key:?}")]
-    OtherKey {
-        /// certd's id.
-        id: String,
-        /// keyd's id.
-        key: String,
-    },
-    /// Its time is over, or has not come.
-    #[error("the certificate {id:?} is valid from {from} to {to}, not now; is the clock right?")]
-    NotNow {
-        /// certd's id.
-        id: String,
-        /// The first moment.
-        from: String,
-        /// The last moment.
-        to: String,
-    },
-    /// The request cannot be made.
-    #[error(transparent)]
-    Request(#[from] BadRequest),
-    /// A thread did not do its job.
-    #[error("a worker thread failed")]
-    Worker,
-}
-
-impl CertificateError {
-    /// Whether a new attempt asks nobody outside of this device.
-    pub(crate) fn is_cheap(&self) -> bool {
-        match self {
-            Self::Certd { source, .. } | Self::Keyd { source, .. } => source.is_transport(),
-            Self::Key { .. } | Self::NoKey { .. } | Self::OtherKey { .. } | Self::NotNow { .. } => true,
-            Self::Unreadable { .. } | Self::NoSubject { .. } | Self::Request(_) | Self::Worker => false,
-        }
-    }
 }
 
 impl Workshop {
@@ -208,80 +117,6 @@ impl Workshop {
             Ok(key_handle) => self.keyd.call(&DeleteKeyPair { key_handle }).await.map_err(failed),
             Err(error) if is_absent(&error) => Ok(()),
             Err(source) => Err(failed(source)),
-        }
-    }
-
-    /// The key of a certificate that is there already. That of an interrupted [`Self::make`] gets its place.
-    async fn key_of(&self, chain: &[X509], what: &Certified) -> Result<PKey<Private>, CertificateError> {
-        let Certified { cert_id, key_id, .. } = what;
-        let current = self.open(key_id).await?;
-        if let Some(key) = current.as_ref().filter(|key| fits(chain, key)) {
-            return Ok(key.clone());
-        }
-        let temporary = temporary(key_id);
-        // We may not be allowed to see whether there is one.
-        let new = self.open(&temporary).await.unwrap_or_default();
-        if new.is_some_and(|key| fits(chain, &key)) {
-            self.replace(key_id, &temporary).await?;
-            tracing::info!("the key pair {key_id:?} is now that of the certificate {cert_id:?}");
-            return self.opened(key_id).await;
-        }
-        let (id, key) = (cert_id.clone(), key_id.clone());
-        Err(match current {
-            Some(_) => CertificateError::OtherKey { id, key },
-            None => CertificateError::NoKey { id, key },
-        })
-    }
-
-    /// A new certificate, for a new key if keyd lets us make one.
-    async fn make(&self, what: &Certified) -> Result<(Vec<X509>, PKey<Private>), CertificateError> {
-        let Certified { cert_id, key_id, subject, algorithm, is_made_anew: _ } = what;
-        let Some(subject) = subject else {
-            return Err(CertificateError::NoSubject { id: cert_id.clone() });
-        };
-        tracing::info!("certd has no certificate {cert_id:?} that can be used; one is requested");
-        if self.open(key_id).await?.is_none() {
-            self.create(key_id, algorithm.preferred()).await?;
-            return self.certify(cert_id, key_id, subject).await;
-        }
-        let temporary = temporary(key_id);
-        match self.create(&temporary, algorithm.preferred()).await {
-            Ok(()) => {}
-            Err(CertificateError::Keyd { source, .. }) if source.status().is_some() => {
-                tracing::info!(
-                    "the key pair {key_id:?} is used again: keyd does not let us make {temporary:?}, a [[principal]] with our uid could"
-                );
-                return self.certify(cert_id, key_id, subject).await;
-            }
-            Err(error) => return Err(error),
-        }
-        let (chain, _) = self.certify(cert_id, &temporary, subject).await?;
-        match self.replace(key_id, &temporary).await {
-            Ok(()) => Ok((chain, self.opened(key_id).await?)),
-            // It belongs to the administrator, so the certificate must be for that key.
-            Err(CertificateError::Keyd { source, .. }) if is_absent(&source) => {
-                tracing::info!("the key pair {key_id:?} cannot be replaced and is used again");
-                let certified = self.certify(cert_id, key_id, subject).await?;
-                self.delete_key(&temporary).await?;
-                Ok(certified)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A certificate for the key pair `key_id`.
-    async fn certify(
-        &self,
-        cert_id: &str,
-        key_id: &str,
-        subject: &Subject,
-    ) -> Result<(Vec<X509>, PKey<Private>), CertificateError> {
-        let key = self.opened(key_id).await?;
-        let csr = self.request(subject.clone(), key.clone(), vec![]).await?;
-        let (_, chain) = self.issue(cert_id, csr).await?;
-        match fits(&chain, &key) {
-            true => Ok((chain, key)),
-            false => Err(CertificateError::OtherKey { id: cert_id.to_owned(), key: key_id.to_owned() }),
         }
     }
 
@@ -379,6 +214,11 @@ fn parsed(id: &str, pem: &str) -> Result<Vec<X509>, CertificateError> {
 /// keyd and certd say 400 for what is not there; a proxy in between or an older one may say 404.
 fn is_absent(error: &ClientError) -> bool {
     matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND))
+}
+
+/// What keyd says of a key that is not ours to use or to replace.
+fn is_refusal(error: &ClientError) -> bool {
+    is_absent(error) || error.status() == Some(StatusCode::UNAUTHORIZED)
 }
 
 /// The id of the key that is to follow the key `key_id`.

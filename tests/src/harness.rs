@@ -161,6 +161,16 @@ impl Setup {
         self
     }
 
+    /// Start as the user `uid`, whom the directory is given. Needs root, and no other wrapper.
+    pub fn as_user(self, uid: u32) -> Setup {
+        let (main, drop_ins) = (self.main_file(), self.drop_in_directory());
+        for path in [self.directory().to_owned(), self.home(), main, drop_ins] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("we are root");
+        }
+        let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+        self.wrapper(["setpriv".to_owned()].into_iter().chain(ids).chain(["--clear-groups".to_owned()]))
+    }
+
     /// Let the daemon inherit `listeners` (at most two) as systemd would pass them. `LISTEN_PID` is set to `pid` (a
     /// shell word, `$$` is the daemon's own) and `LISTEN_FDS` to `count`.
     pub fn inherit(mut self, listeners: Vec<OwnedFd>, pid: &str, count: &str) -> Setup {

@@ -1,6 +1,7 @@
 //! What renewal needs to have done, by whoever can do it. Knows neither how nor when.
 
 use std::future::Future;
+use std::time::Duration;
 
 use crate::certificate::{Certificate, KeyKind, KeyPrint};
 use crate::policy::Policy;
@@ -19,6 +20,16 @@ pub trait Actor: Send + Sync + 'static {
 
     /// The public key of the pair in `slot`; none if there is no such pair.
     fn key(&self, slot: Slot) -> impl Future<Output = Result<Option<KeyPrint>, Self::Error>> + Send;
+
+    /// Why no new key pair could take the current one's place, for administrators; none if one could. Is asked while there
+    /// is no temporary key pair, and nobody makes one.
+    fn obstacle(&self) -> impl Future<Output = Result<Option<String>, Self::Error>> + Send;
+
+    /// Whether `error` says that a key may not be used, made or moved, which asking again does not change.
+    fn is_refusal(error: &Self::Error) -> bool;
+
+    /// The least pause before the next attempt, if somebody has asked for one with `error`.
+    fn least_pause(error: &Self::Error) -> Option<Duration>;
 
     /// Makes the temporary key pair, unless there is one; of the kind `like`, unless something else is configured.
     fn make_key(&self, like: Option<KeyKind>) -> impl Future<Output = Result<(), Self::Error>> + Send;

@@ -1,15 +1,17 @@
 //! Renewal as it happens: looks, decides, does one step, looks again; then waits. Does not know what the steps are made of,
 //! see [`Actor`].
 
+mod look;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use http_common::chain;
-use tokio::sync::{Mutex as Turn, Notify, OwnedRwLockReadGuard, RwLock};
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
 
 use crate::actor::{Actor, Verdict};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Digest};
 use crate::clock::{Clock, WallClock};
 use crate::error::Error;
 use crate::journal::{Journal, JournalError, Memory};
@@ -17,6 +19,8 @@ use crate::pace::{Now, Pace, Plan};
 use crate::policy::chance;
 use crate::status::Status;
 use crate::step::{Facts, Order, Pending, Slot, Stage, Step, Stuck, good_pair, next};
+
+use look::{Purpose, Rotation};
 
 /// Keeps one certificate valid, and its key with it.
 pub struct Renewal<A, M = Journal, C = WallClock> {
@@ -29,6 +33,8 @@ pub struct Renewal<A, M = Journal, C = WallClock> {
     one_at_a_time: Turn<()>,
     /// Nobody uses a pair while it is exchanged.
     exchange: Arc<RwLock<()>>,
+    /// Nobody makes a temporary key in another way while it is found out whether one would do.
+    making: Arc<Turn<()>>,
     changed: Notify,
 }
 
@@ -47,6 +53,7 @@ pub struct Pair {
 #[derive(Debug)]
 pub struct Hold {
     _exchange: OwnedRwLockReadGuard<()>,
+    _making: Option<OwnedMutexGuard<()>>,
 }
 
 impl<A: Actor> Renewal<A> {
@@ -67,6 +74,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             pace: Mutex::default(),
             one_at_a_time: Turn::default(),
             exchange: Arc::default(),
+            making: Arc::default(),
             changed: Notify::new(),
         }
     }
@@ -87,6 +95,23 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         self.look_again();
     }
 
+    /// Has a new certificate in the place of the one that somebody does not accept any more, for a new key if there can be
+    /// one: whether it is due or not, and also in the pause after a failure. Another one stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The certificate `refused` is still there. It is tried again, as a renewal that is due would be.
+    pub async fn replace(&self, refused: Digest) -> Result<(), Error<A::Error>> {
+        let turn = self.one_at_a_time.lock().await;
+        let worked = self.work(Some(refused)).await;
+        if let Err(error) = &worked {
+            self.failed(error);
+        }
+        drop(turn);
+        self.look_again();
+        worked
+    }
+
     /// Look again now: the certificate or its key may have been changed by somebody else.
     pub fn look_again(&self) {
         self.changed.notify_one();
@@ -98,9 +123,10 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     ///
     /// There is no certificate with its key, or certd or keyd cannot be asked.
     pub async fn pair(&self) -> Result<Pair, Error<A::Error>> {
-        let hold = self.hold().await;
-        let facts = self.look(false).await?;
-        match good_pair(&facts) {
+        let exchange = Arc::clone(&self.exchange).read_owned().await;
+        let hold = Hold { _exchange: exchange, _making: None };
+        let facts = self.look(Purpose::Use).await?;
+        match good_pair(&facts, self.clock.now()) {
             Some((certificate, slot)) => Ok(Pair { certificate: certificate.clone(), slot, hold }),
             None => Err(Error::Stuck(match (&facts.certificate, facts.current) {
                 (None, _) => Stuck::NoCertificate,
@@ -110,9 +136,10 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         }
     }
 
-    /// For who changes the certificate or its key in another way.
+    /// For who changes the certificate or its key in another way; one at a time.
     pub async fn hold(&self) -> Hold {
-        Hold { _exchange: Arc::clone(&self.exchange).read_owned().await }
+        let making = Arc::clone(&self.making).lock_owned().await;
+        Hold { _exchange: Arc::clone(&self.exchange).read_owned().await, _making: Some(making) }
     }
 
     /// How it goes.
@@ -147,28 +174,39 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     /// Does all that can be done now.
     async fn turn(&self) -> Plan {
         let _turn = self.one_at_a_time.lock().await;
-        match self.work().await {
+        match self.work(None).await {
             Ok(()) => self.pace().rest(self.actor.policy(), self.now()),
             Err(error) => self.failed(&error),
         }
     }
 
-    async fn work(&self) -> Result<(), Error<A::Error>> {
+    async fn work(&self, refused: Option<Digest>) -> Result<(), Error<A::Error>> {
+        let mut rotation = Rotation::default();
         for _ in 0..MOST_STEPS {
-            let facts = self.look(true).await?;
-            if self.pace().must_wait(&facts, self.now()) {
+            let facts = self.look(Purpose::Renewal { refused }).await?;
+            let is_refused = facts.certificate.as_ref().is_some_and(|it| Some(it.digest()) == refused);
+            if self.pace().must_wait(&facts, self.now()) && !is_refused {
                 return Ok(());
             }
             let now = self.clock.now();
-            let is_due = facts.certificate.as_ref().is_some_and(|it| self.is_due(it, now));
-            let order = Order { is_due, rotate_key: self.actor.policy().rotate_key, now };
+            let is_due = is_refused || facts.certificate.as_ref().is_some_and(|it| self.is_due(it, now));
+            let is_wanted = is_due || facts.pending.as_ref().is_some_and(|pending| pending.is_forced);
+            let rotate_key = is_wanted && self.rotates(&facts, &mut rotation).await?;
+            let order = Order { is_due, rotate_key, can_move: rotation.can_move, now };
             match next(&facts, &order) {
                 Step::Rest => {
                     self.pace().at_rest();
                     return Ok(());
                 }
                 Step::Stuck(why) => return Err(Error::Stuck(why)),
-                step => self.perform(step, &facts).await?,
+                step => match self.perform(step, &facts, &order).await {
+                    Err(Error::Failed { source, .. })
+                        if A::is_refusal(&source) && rotation.is_given_up(step) =>
+                    {
+                        tracing::warn!("the key of {:?} cannot be replaced: {}", self.name, chain(&source));
+                    }
+                    done => done?,
+                },
             }
         }
         Err(Error::Endless)
@@ -178,39 +216,20 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         self.actor.policy().is_due(certificate.validity(), now, chance(certificate.digest().seed(), 0))
     }
 
-    /// What is there. The temporary key is looked for if it may matter.
-    async fn look(&self, is_to_renew: bool) -> Result<Facts, Error<A::Error>> {
-        let text = self.actor.certificate().await.map_err(failed("read the certificate"))?;
-        let certificate = text.map(Certificate::parse).transpose()?;
-        let pending = self.remembered(|memory| memory.read()).await?;
-        let current = self.actor.key(Slot::Current).await.map_err(failed("look at the key"))?;
-        let mut facts = Facts { pending, certificate, current, temporary: None };
-        let is_due = |it: &Certificate| is_to_renew && self.is_due(it, self.clock.now());
-        let matters = facts.pending.is_some()
-            || good_pair(&facts).is_none()
-            || facts.certificate.as_ref().is_some_and(is_due);
-        if matters {
-            facts.temporary = match self.actor.key(Slot::Temporary).await {
-                // Without a journal, it is not ours; nor may we be allowed to use it.
-                Err(error) if facts.pending.is_none() => {
-                    tracing::debug!("no look at the temporary key of {:?}: {}", self.name, chain(&error));
-                    None
-                }
-                key => key.map_err(failed("look at the temporary key"))?,
-            };
-        }
-        Ok(facts)
-    }
-
-    async fn perform(&self, step: Step, facts: &Facts) -> Result<(), Error<A::Error>> {
+    async fn perform(&self, step: Step, facts: &Facts, order: &Order) -> Result<(), Error<A::Error>> {
         let old = facts.certificate.as_ref();
         match step {
             Step::Rest | Step::Stuck(_) => Ok(()),
             Step::Begin => {
                 let Some(old) = old else { return Ok(()) };
                 tracing::info!("the certificate {:?} is renewed", self.name);
-                let rotate_key = self.actor.policy().rotate_key;
-                self.note(Pending { rotate_key, replaces: old.digest(), stage: Stage::Preparing }).await
+                let pending = Pending {
+                    rotate_key: order.rotate_key,
+                    replaces: old.digest(),
+                    is_forced: !self.is_due(old, order.now),
+                    stage: Stage::Preparing,
+                };
+                self.note(pending).await
             }
             Step::MakeKey => {
                 let like = old.and_then(Certificate::key_kind);
@@ -312,7 +331,11 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             }
             return plan;
         }
-        let (plan, pause) = pace.failed(text.clone(), policy, now);
+        let least = match error {
+            Error::Failed { source, .. } => A::least_pause(source),
+            _ => None,
+        };
+        let (plan, pause) = pace.failed(text.clone(), policy, least, now);
         tracing::warn!(
             "the certificate {:?} was not renewed, the next attempt is in {} s: {text}",
             self.name,

@@ -175,6 +175,31 @@ async fn the_clock_jumps() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_jump_over_a_pause_ends_it() {
+    let plant = Plant::new(AT_80 + 2000);
+    plant.world().answers = vec![Answer::FailsToIssue; 2];
+    let renewal = Arc::new(plant.renewal(true));
+    let running = tokio::spawn({
+        let renewal = renewal.clone();
+        async move { renewal.run().await }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(renewal.status().attempts, 1);
+    // As far as the certificate goes, it is due; the pause takes more than an hour.
+    plant.clock.set(plant.clock.now() + 3000);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(renewal.status().attempts, 1, "the pause is not over yet");
+    plant.clock.set(plant.clock.now() + 3000);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(renewal.status().attempts, 2, "the device has slept, or the clock was wrong");
+    // Set back by a day: the pause becomes no longer.
+    plant.clock.set(AT_80 + 2000);
+    tokio::time::sleep(Duration::from_secs(4600)).await;
+    assert_eq!((renewal.status().attempts, plant.number() > 1), (3, true));
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_jump_that_nobody_tells_is_noticed_within_the_hour() {
     let plant = Plant::new(START + 10);
     let running = tokio::spawn({
@@ -248,5 +273,114 @@ async fn whoever_uses_a_pair_keeps_it_until_done() {
     assert!(plant.is_at_rest());
     let pair = renewal.pair().await.unwrap();
     assert_eq!(plant.print(pair.slot), Some(pair.certificate.key()));
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_decided_is_asked_again_when_it_wishes() {
+    let plant = Plant::new(START + 10);
+    plant.policy.lock().unwrap().threshold = Span::Seconds(99_000);
+    plant.world().answers = vec![Answer::HasNotDecided];
+    let renewal = Arc::new(plant.renewal(true));
+    let running = tokio::spawn({
+        let renewal = renewal.clone();
+        async move { renewal.run().await }
+    });
+    tokio::time::sleep(Duration::from_secs(WAIT)).await;
+    assert_eq!(renewal.status().attempts, 1, "a pause by the configuration is 4500 s at the most");
+    tokio::time::sleep(Duration::from_secs(7000)).await;
+    assert_eq!((renewal.status().attempts, plant.number() > 1), (2, true));
+    let made = plant.world().effects.iter().filter(|effect| **effect == "make").count();
+    assert_eq!(made, 1, "it is asked with the same key");
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_way_to_a_new_key_the_certificate_is_renewed_for_the_old_one() {
+    for is_preloaded in [true, false] {
+        let plant = Plant::new(AT_80 + 2000);
+        {
+            let mut world = plant.world();
+            (world.is_preloaded, world.is_forbidden) = (is_preloaded, !is_preloaded);
+        }
+        plant.run(true, ROUND).await;
+        let steps = ["preparing", "request", "issued", "ask", "accepted", "import", "clear"];
+        assert_eq!(plant.world().effects, steps);
+        assert!(plant.is_at_rest() && plant.can_authenticate() && plant.world().keys[&0] == 0);
+    }
+}
+
+/// How far a renewal has got when keyd begins to refuse.
+#[tokio::test(start_paused = true)]
+async fn keyd_begins_to_refuse_at_any_moment() {
+    for is_preloaded in [true, false] {
+        for at in 0..8 {
+            let plant = Plant::new(AT_80 + 2000);
+            plant.start_again(Some((at, Loss::After)));
+            plant.run(true, ROUND).await;
+            {
+                let mut world = plant.world();
+                (world.is_preloaded, world.is_forbidden) = (is_preloaded, !is_preloaded);
+            }
+            plant.start_again(None);
+            let story = format!("{is_preloaded} {at} {:?}", plant.world().effects);
+            let pair = plant.renewal(true).pair().await;
+            assert!(plant.world().accepted.contains(pair.unwrap().certificate.pem()), "{story}");
+            plant.run(true, ROUND).await;
+            assert!(plant.can_authenticate() && plant.number() > 1, "{story}: {:?}", plant.world().effects);
+            assert!(plant.facts().pending.is_none() && plant.facts().fits(), "{story}");
+        }
+    }
+}
+
+/// What is accepted is all there is: the pair in place has expired, or its key is gone.
+#[tokio::test(start_paused = true)]
+async fn what_is_accepted_is_used_where_it_is_if_nothing_else_is_left() {
+    let plant = Plant::new(START + LIFE - 10);
+    plant.start_again(Some((5, Loss::After)));
+    plant.run(true, Duration::from_secs(5)).await;
+    assert_eq!(plant.world().effects.last(), Some(&"accepted"));
+    plant.world().is_preloaded = true;
+    plant.start_again(None);
+    plant.clock.set(START + LIFE + 10);
+    plant.run(true, ROUND).await;
+    let pair = plant.renewal(true).pair().await.unwrap();
+    assert_eq!((pair.slot, plant.can_authenticate()), (Slot::Temporary, true));
+    plant.world().is_preloaded = false;
+    plant.run(true, DAY).await;
+    assert!(plant.facts().pending.is_none() && plant.can_authenticate());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_is_used_though_the_temporary_key_may_not_be() {
+    let plant = Plant::new(AT_80 + 2000);
+    plant.world().answers = vec![Answer::FailsToIssue; 40];
+    plant.run(true, Duration::from_secs(5)).await;
+    assert!(plant.facts().pending.is_some());
+    plant.world().is_forbidden = true;
+    assert_eq!(plant.renewal(true).pair().await.unwrap().slot, Slot::Current);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_that_is_refused_is_replaced_whatever_the_policy_says() {
+    let plant = Plant::new(START + 10);
+    plant.policy.lock().unwrap().enabled = false;
+    let renewal = Arc::new(plant.renewal(true));
+    let running = tokio::spawn({
+        let renewal = renewal.clone();
+        async move { renewal.run().await }
+    });
+    let refused = plant.facts().certificate.unwrap().digest();
+    plant.world().answers = vec![Answer::HasNotDecided, Answer::FailsToIssue];
+    assert!(renewal.replace(refused).await.is_err());
+    assert!(renewal.replace(refused).await.is_err(), "a pause does not hold it back");
+    tokio::time::sleep(DAY).await;
+    assert!(plant.is_at_rest() && plant.number() > 1, "it goes on by itself");
+    let (number, steps) = (plant.number(), plant.world().effects.len());
+    renewal.replace(refused).await.unwrap();
+    tokio::time::sleep(DAY).await;
+    assert_eq!((plant.number(), plant.world().effects.len()), (number, steps), "another one is in place");
+    let made = plant.world().effects.iter().filter(|effect| **effect == "make").count();
+    assert_eq!(made, 1);
     running.abort();
 }

@@ -116,11 +116,12 @@ impl Memory for Journal {
             Stage::Issued(new) => (Name::Issued, Some(new.pem().to_owned())),
             Stage::Accepted(new) => (Name::Accepted, Some(new.pem().to_owned())),
         };
-        let Pending { rotate_key, replaces, stage: _ } = pending;
+        let Pending { rotate_key, replaces, is_forced, stage: _ } = pending;
         let record = Record {
             version: VERSION,
             rotate_key: *rotate_key,
             replaces: replaces.to_string(),
+            forced: *is_forced,
             stage,
             certificate,
         };
@@ -145,6 +146,8 @@ struct Record {
     stage: Name,
     rotate_key: bool,
     replaces: String,
+    #[serde(default)]
+    forced: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certificate: Option<String>,
 }
@@ -158,7 +161,8 @@ enum Name {
 }
 
 fn parse(bytes: &[u8]) -> Option<Pending> {
-    let Record { version, stage, rotate_key, replaces, certificate } = serde_json::from_slice(bytes).ok()?;
+    let Record { version, stage, rotate_key, replaces, forced: is_forced, certificate } =
+        serde_json::from_slice(bytes).ok()?;
     if version != VERSION {
         return None;
     }
@@ -168,7 +172,7 @@ fn parse(bytes: &[u8]) -> Option<Pending> {
         Name::Issued => Stage::Issued(new()?),
         Name::Accepted => Stage::Accepted(new()?),
     };
-    Some(Pending { rotate_key, replaces: Digest::from_hex(&replaces)?, stage })
+    Some(Pending { rotate_key, replaces: Digest::from_hex(&replaces)?, is_forced, stage })
 }
 
 const VERSION: u32 = 1;
@@ -187,7 +191,7 @@ mod tests {
         let key = ec_key(openssl::nid::Nid::X9_62_PRIME256V1);
         let validity = Validity { not_before: 0, not_after: 100 };
         let new = Certificate::parse(certificate(&key, 1, validity)).unwrap();
-        Pending { rotate_key: true, replaces: new.digest(), stage: Stage::Accepted(new) }
+        Pending { rotate_key: true, replaces: new.digest(), is_forced: true, stage: Stage::Accepted(new) }
     }
 
     #[test]

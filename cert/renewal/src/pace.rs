@@ -15,8 +15,16 @@ pub(crate) struct Pace {
     pub(crate) status: Status,
     /// The certificate that was in place at the last look.
     seen: Option<(Digest, Validity)>,
-    /// Nothing is tried before.
-    not_before: Option<Instant>,
+    /// Nothing is tried before it is over.
+    pause: Option<Pause>,
+}
+
+/// It is over when either clock shows its end: the one that is never set does not count the time that the system sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    steady: Instant,
+    /// In seconds since 1970.
+    wall: i64,
 }
 
 /// When to look again, if nobody asks for it: at the earlier of both.
@@ -42,20 +50,20 @@ impl Pace {
     pub(crate) fn must_wait(&mut self, facts: &Facts, now: Now) -> bool {
         let seen = facts.certificate.as_ref().map(|it| (it.digest(), it.validity()));
         if seen != self.seen {
-            self.not_before = None;
+            self.pause = None;
             self.status.failures = 0;
             self.seen = seen;
         }
         self.status.not_after = seen.map(|(_, validity)| validity.not_after);
         self.status.stage = facts.pending.as_ref().map(|pending| pending.stage.name());
-        self.not_before = self.not_before.filter(|at| *at > now.steady);
-        self.not_before.is_some()
+        self.pause = self.pause.and_then(|pause| pause.left(now));
+        self.pause.is_some()
     }
 
     /// A renewal is done. One that is due as soon as it is made must not be renewed without end.
     pub(crate) fn renewed(&mut self, facts: &Facts, policy: Policy, now: Now) {
         self.seen = facts.certificate.as_ref().map(|it| (it.digest(), it.validity()));
-        self.not_before = now.steady.checked_add(self.pause(1, policy, now));
+        self.pause = Pause::of(self.after(1, policy, now), now);
         self.status.renewals += 1;
         self.at_rest();
     }
@@ -72,18 +80,24 @@ impl Pace {
         self.status.next = begin.max(self.wall(now));
         // If it has begun already, only the pause is waited for.
         let wall = begin.filter(|at| *at > now.wall).unwrap_or(i64::MAX).min(now.in_an_hour());
-        Plan { wall: Some(wall), pause: self.not_before }
+        self.plan(wall)
     }
 
-    /// When to go on after a failure, and the pause until then.
-    pub(crate) fn failed(&mut self, error: String, policy: Policy, now: Now) -> (Plan, Duration) {
+    /// When to go on after a failure, and the pause until then, which is no shorter than `least`.
+    pub(crate) fn failed(
+        &mut self,
+        error: String,
+        policy: Policy,
+        least: Option<Duration>,
+        now: Now,
+    ) -> (Plan, Duration) {
         let failures = self.status.failures.saturating_add(1);
-        let pause = self.pause(failures, policy, now);
-        self.not_before = now.steady.checked_add(pause);
+        let pause = self.after(failures, policy, now).max(least.unwrap_or_default());
+        self.pause = Pause::of(pause, now);
         self.status.failures = failures;
         self.status.last_error = Some(error);
         self.status.next = self.wall(now);
-        (Plan { wall: Some(now.in_an_hour()), pause: self.not_before }, pause)
+        (self.plan(now.in_an_hour()), pause)
     }
 
     /// When to go on where there is nothing to be done, and whether that is news. What is `absent` will be told of.
@@ -94,7 +108,12 @@ impl Pace {
         (Plan { wall: (!is_absent).then_some(now.in_an_hour()), pause: None }, is_new)
     }
 
-    fn pause(&self, failures: u32, policy: Policy, now: Now) -> Duration {
+    fn plan(&self, wall: i64) -> Plan {
+        let end = self.pause.map_or(i64::MAX, |pause| pause.wall);
+        Plan { wall: Some(wall.min(end)), pause: self.pause.map(|pause| pause.steady) }
+    }
+
+    fn after(&self, failures: u32, policy: Policy, now: Now) -> Duration {
         match self.seen {
             Some((digest, of)) => policy.pause(of, failures, now.wall, chance(digest.seed(), failures)),
             None => (FIRST_PAUSE * (1 << failures.min(8))).min(HOUR),
@@ -103,10 +122,31 @@ impl Pace {
 
     /// The end of the pause on the wall clock.
     fn wall(&self, now: Now) -> Option<i64> {
-        let left = self.not_before?.saturating_duration_since(now.steady);
-        let left = i64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-        Some(now.wall.saturating_add(left))
+        Some(now.wall.saturating_add(seconds(self.pause?.steady.saturating_duration_since(now.steady))))
     }
+}
+
+impl Pause {
+    /// None if it has no end; then nothing waits for it.
+    fn of(length: Duration, now: Now) -> Option<Self> {
+        let steady = now.steady.checked_add(length)?;
+        // A second more, for the one that has begun.
+        Some(Self { steady, wall: now.wall.saturating_add(seconds(length)).saturating_add(1) })
+    }
+
+    /// What is left of it. It does not become longer when the wall clock is set back.
+    fn left(self, now: Now) -> Option<Self> {
+        if self.steady <= now.steady || self.wall <= now.wall {
+            return None;
+        }
+        let anew = Self::of(self.steady.saturating_duration_since(now.steady), now)?;
+        Some(Self { wall: self.wall.min(anew.wall), ..self })
+    }
+}
+
+/// In whole seconds, and no less.
+fn seconds(length: Duration) -> i64 {
+    i64::try_from(length.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
 impl Now {
@@ -140,7 +180,7 @@ mod tests {
         let policy = Policy::from(config_common::AutoRenew::default());
         let now = Now { wall: 1000, steady: Instant::now() };
         let mut pace = Pace::default();
-        let mut pause = || pace.failed("away".to_owned(), policy, now).1.as_secs();
+        let mut pause = || pace.failed("away".to_owned(), policy, None, now).1.as_secs();
         let pauses: Vec<_> = (0..9).map(|_| pause()).collect();
         assert_eq!(pauses, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]);
         assert_eq!((pace.status.failures, pace.status.next), (9, Some(4600)));

@@ -6,7 +6,7 @@
 //!   preparing         id: old                   old          old        may be given up: the temporary key is deleted
 //!   preparing         id: old, id-temp: new     old          old
 //!   issued (new)      id: old, id-temp: new     old          old        the new certificate is shown to who must accept it
-//!   accepted (new)    id: old, id-temp: new     old          new        no way back
+//!   accepted (new)    id: old, id-temp: new     old          new        back only if keyd refuses to move the key
 //!   accepted (new)    id: new                   old          new
 //!   accepted (new)    id: new                   new          new
 //!   (none)            id: new                   new          new
@@ -32,6 +32,8 @@ pub struct Pending {
     pub rotate_key: bool,
     /// The certificate that is to be replaced.
     pub replaces: Digest,
+    /// Whether it is renewed though it is not due: somebody does not accept it any more.
+    pub is_forced: bool,
     /// How far it has got.
     pub stage: Stage,
 }
@@ -58,6 +60,8 @@ pub struct Facts {
     pub current: Option<KeyPrint>,
     /// The key pair in [`Slot::Temporary`].
     pub temporary: Option<KeyPrint>,
+    /// Whether we may not look at the key pair in [`Slot::Temporary`]; there may be one.
+    pub is_hidden: bool,
 }
 
 /// What is wanted.
@@ -65,8 +69,10 @@ pub struct Facts {
 pub struct Order {
     /// Whether the certificate in place is to be renewed now.
     pub is_due: bool,
-    /// Whether with a new key.
+    /// Whether with a new key, which can take the current one's place.
     pub rotate_key: bool,
+    /// Whether the key in place is one that may be replaced, as far as is known.
+    pub can_move: bool,
     /// The time, in seconds since 1970.
     pub now: i64,
 }
@@ -125,8 +131,11 @@ pub enum Why {
     #[error("the key of the new certificate is gone")]
     KeyLost,
     /// It has waited for too long.
-    #[error("the new certificate has expired before anybody accepted it")]
+    #[error("the new certificate has expired before it was in place")]
     Expired,
+    /// The key in place cannot be replaced by the new one.
+    #[error("the new key cannot take the old one's place")]
+    KeyStays,
 }
 
 /// What to do next.
@@ -136,15 +145,20 @@ pub fn next(facts: &Facts, order: &Order) -> Step {
         Some(pending) => match &pending.stage {
             Stage::Preparing => preparing(facts, pending, order),
             Stage::Issued(new) => issued(facts, pending, new, order),
-            Stage::Accepted(new) => accepted(facts, new),
+            Stage::Accepted(new) => accepted(facts, pending, new, order),
         },
     }
 }
 
-/// The certificate that is good now, and where its key is; none if no key fits.
-pub fn good_pair(facts: &Facts) -> Option<(&Certificate, Slot)> {
+/// The certificate that is good at `now`, and where its key is; none if no key fits.
+pub fn good_pair(facts: &Facts, now: i64) -> Option<(&Certificate, Slot)> {
     let accepted = match &facts.pending {
-        Some(Pending { stage: Stage::Accepted(new), .. }) => facts.pair_of(new),
+        // One that has waited for too long is no better than what is in place.
+        Some(Pending { stage: Stage::Accepted(new), .. })
+            if !(new.validity().is_over(now) && facts.stands(now)) =>
+        {
+            facts.pair_of(new)
+        }
         _ => None,
     };
     accepted.or_else(|| facts.pair_of(facts.certificate.as_ref()?))
@@ -171,6 +185,16 @@ impl Facts {
     fn place(&self) -> Option<Slot> {
         self.slot_of(self.certificate.as_ref()?)
     }
+
+    /// Whether key and certificate in place belong together.
+    pub(crate) fn fits(&self) -> bool {
+        self.place() == Some(Slot::Current)
+    }
+
+    /// Whether they do, and its time is not over.
+    pub(crate) fn stands(&self, now: i64) -> bool {
+        self.fits() && self.certificate.as_ref().is_some_and(|it| !it.validity().is_over(now))
+    }
 }
 
 fn at_rest(facts: &Facts, order: &Order) -> Step {
@@ -191,7 +215,8 @@ fn preparing(facts: &Facts, pending: &Pending, order: &Order) -> Step {
     if !facts.is_about(pending) {
         return give_up(facts, Why::Replaced);
     }
-    if !order.is_due || order.rotate_key != pending.rotate_key || facts.place() != Some(Slot::Current) {
+    let is_wanted = order.is_due || pending.is_forced;
+    if !is_wanted || order.rotate_key != pending.rotate_key || !facts.fits() {
         return give_up(facts, Why::NotWanted);
     }
     match (pending.rotate_key, facts.temporary) {
@@ -214,9 +239,16 @@ fn issued(facts: &Facts, pending: &Pending, new: &Certificate, order: &Order) ->
     }
 }
 
-fn accepted(facts: &Facts, new: &Certificate) -> Step {
+/// Forward, unless that is no way any more and the pair in place is a good one.
+fn accepted(facts: &Facts, pending: &Pending, new: &Certificate, order: &Order) -> Step {
     let is_in_place = facts.certificate.as_ref().is_some_and(|old| old.digest() == new.digest());
+    let stands = facts.stands(order.now);
+    if stands && !is_in_place && !facts.is_about(pending) {
+        return give_up(facts, Why::Replaced);
+    }
     match facts.slot_of(new) {
+        Some(Slot::Temporary) if stands && new.validity().is_over(order.now) => give_up(facts, Why::Expired),
+        Some(Slot::Temporary) if stands && !order.can_move => give_up(facts, Why::KeyStays),
         Some(Slot::Temporary) => Step::MoveKey,
         Some(Slot::Current) if is_in_place => Step::Finish,
         Some(Slot::Current) => Step::Import,

@@ -36,7 +36,12 @@ fn apply(facts: &Facts, order: &Order, step: Step, cast: &Cast) -> Facts {
         Step::Rest | Step::Stuck(_) => {}
         Step::Begin => {
             let replaces = facts.certificate.as_ref().unwrap().digest();
-            after.pending = Some(Pending { rotate_key: order.rotate_key, replaces, stage: Stage::Preparing });
+            after.pending = Some(Pending {
+                rotate_key: order.rotate_key,
+                replaces,
+                is_forced: false,
+                stage: Stage::Preparing,
+            });
         }
         Step::MakeKey => after.temporary = Some(cast.new.key()),
         Step::Request(slot) => {
@@ -86,10 +91,17 @@ fn from_every_state_there_is_an_end_and_the_good_pair_is_never_lost() {
                     keys.iter().flat_map(|one| keys.iter().map(move |two| (*one, *two)))
                 {
                     let replaces = if is_about { old.digest() } else { same_key.digest() };
-                    let pending = stage.clone().map(|stage| Pending { rotate_key, replaces, stage });
-                    let facts = Facts { pending, certificate: certificate.cloned(), current, temporary };
+                    let pending =
+                        stage.clone().map(|stage| Pending { rotate_key, replaces, is_forced: false, stage });
+                    let facts = Facts {
+                        pending,
+                        certificate: certificate.cloned(),
+                        current,
+                        temporary,
+                        is_hidden: false,
+                    };
                     for (is_due, rotate_key) in [(true, true), (true, false), (false, true), (false, false)] {
-                        follow(&facts, Order { is_due, rotate_key, now: NOW }, &cast);
+                        follow(&facts, Order { is_due, rotate_key, can_move: true, now: NOW }, &cast);
                         states += 1;
                     }
                 }
@@ -101,17 +113,17 @@ fn from_every_state_there_is_an_end_and_the_good_pair_is_never_lost() {
 
 /// Does step after step; a crash between two steps changes nothing, for each looks anew.
 fn follow(start: &Facts, mut order: Order, cast: &Cast) {
-    let had_pair = good_pair(start).is_some();
+    let had_pair = good_pair(start, NOW).is_some();
     let mut facts = start.clone();
     for _ in 0..20 {
         let step = next(&facts, &order);
         if had_pair {
-            assert!(good_pair(&facts).is_some(), "{start:?} came to {facts:?}");
+            assert!(good_pair(&facts, NOW).is_some(), "{start:?} came to {facts:?}");
         }
         match step {
             Step::Rest => {
                 assert!(
-                    facts.pending.is_none() && good_pair(&facts).unwrap().1 == Slot::Current,
+                    facts.pending.is_none() && good_pair(&facts, NOW).unwrap().1 == Slot::Current,
                     "{facts:?}"
                 );
                 return;
@@ -135,9 +147,13 @@ fn facts(
     temporary: Option<KeyPrint>,
     cast: &Cast,
 ) -> Facts {
-    let pending =
-        pending.map(|(rotate_key, stage)| Pending { rotate_key, replaces: cast.old.digest(), stage });
-    Facts { pending, certificate: Some(certificate.clone()), current, temporary }
+    let pending = pending.map(|(rotate_key, stage)| Pending {
+        rotate_key,
+        replaces: cast.old.digest(),
+        is_forced: false,
+        stage,
+    });
+    Facts { pending, certificate: Some(certificate.clone()), current, temporary, is_hidden: false }
 }
 
 #[test]
@@ -146,11 +162,11 @@ fn the_table_of_the_story() {
     let Cast { old, new, same_key, other } = &cast;
     let (issued, accepted) = (Stage::Issued(new.clone()), Stage::Accepted(new.clone()));
     let (old_key, new_key, other) = (Some(old.key()), Some(new.key()), Some(*other));
-    let order = Order { is_due: true, rotate_key: true, now: NOW };
+    let order = Order { is_due: true, rotate_key: true, can_move: true, now: NOW };
     let check = |pending, certificate, current, temporary, step, good: Option<(&Certificate, Slot)>| {
         let facts = facts(pending, certificate, current, temporary, &cast);
         assert_eq!(next(&facts, &order), step, "{facts:?}");
-        let found = good_pair(&facts).map(|(it, slot)| (it.digest(), slot));
+        let found = good_pair(&facts, NOW).map(|(it, slot)| (it.digest(), slot));
         assert_eq!(found, good.map(|(it, slot)| (it.digest(), slot)), "{facts:?}");
     };
     use Slot::{Current, Temporary};
@@ -176,6 +192,17 @@ fn the_table_of_the_story() {
     let theirs = Some((same_key, Current));
     check(Some((true, issued.clone())), same_key, old_key, new_key, Step::DeleteKey, theirs);
     check(Some((true, issued)), same_key, old_key, None, Step::GiveUp(Why::Replaced), theirs);
+    check(
+        Some((true, accepted.clone())),
+        same_key,
+        old_key,
+        new_key,
+        Step::DeleteKey,
+        Some((new, Temporary)),
+    );
+    check(Some((true, accepted.clone())), same_key, old_key, None, Step::GiveUp(Why::Replaced), theirs);
+    // Theirs has no key here.
+    check(Some((true, accepted.clone())), same_key, new_key, None, Step::Import, Some((new, Current)));
     // Without rotation.
     let same = |stage: fn(Certificate) -> Stage| Some((false, stage(same_key.clone())));
     check(same(Stage::Issued), old, old_key, None, Step::Ask(Current), in_place);
@@ -196,15 +223,52 @@ fn what_has_waited_for_too_long_is_given_up() {
     let cast = cast();
     let stage = Some((false, Stage::Issued(cast.same_key.clone())));
     let facts = facts(stage, &cast.old, Some(cast.old.key()), None, &cast);
-    let order = |now| Order { is_due: true, rotate_key: false, now };
+    let order = |now| Order { is_due: true, rotate_key: false, can_move: true, now };
     assert_eq!(next(&facts, &order(2 * NOW - 1)), Step::Ask(Slot::Current));
     assert_eq!(next(&facts, &order(2 * NOW)), Step::GiveUp(Why::Expired));
 }
 
 #[test]
+fn what_is_accepted_goes_back_only_to_a_pair_that_is_good() {
+    let cast = cast();
+    let (old_key, new_key) = (Some(cast.old.key()), Some(cast.new.key()));
+    let check = |current, can_move, now, step, slot| {
+        let facts =
+            facts(Some((true, Stage::Accepted(cast.new.clone()))), &cast.old, current, new_key, &cast);
+        let order = Order { is_due: true, rotate_key: true, can_move, now };
+        assert_eq!(next(&facts, &order), step, "{current:?} {can_move} {now}");
+        assert_eq!(good_pair(&facts, now).map(|(_, slot)| slot), slot);
+    };
+    use Slot::{Current, Temporary};
+    check(old_key, true, NOW, Step::MoveKey, Some(Temporary));
+    // keyd does not move it: back, and what is accepted is used until then.
+    check(old_key, false, NOW, Step::DeleteKey, Some(Temporary));
+    // There is nothing to go back to.
+    check(None, false, NOW, Step::MoveKey, Some(Temporary));
+    check(old_key, false, 2 * NOW, Step::MoveKey, Some(Temporary));
+    check(new_key, false, NOW, Step::Import, Some(Current));
+    // The new certificate has expired, the old one has not.
+    let long = Validity { not_before: 0, not_after: 4 * NOW };
+    let key = ec_key(Nid::X9_62_PRIME256V1);
+    let old = Certificate::parse(certificate(&key, 7, long)).unwrap();
+    let pending = Pending {
+        rotate_key: true,
+        replaces: old.digest(),
+        is_forced: false,
+        stage: Stage::Accepted(cast.new.clone()),
+    };
+    let (current, certificate) = (Some(old.key()), Some(old));
+    let facts = Facts { pending: Some(pending), certificate, current, temporary: new_key, is_hidden: false };
+    let order = Order { is_due: true, rotate_key: true, can_move: true, now: 3 * NOW };
+    assert_eq!(next(&facts, &order), Step::DeleteKey);
+    assert_eq!(good_pair(&facts, 3 * NOW).unwrap().1, Current);
+    assert_eq!(next(&Facts { temporary: None, ..facts }, &order), Step::GiveUp(Why::KeyLost));
+}
+
+#[test]
 fn what_is_not_due_any_more_is_given_up_before_anybody_was_asked() {
     let cast = cast();
-    let order = Order { is_due: false, rotate_key: true, now: NOW };
+    let order = Order { is_due: false, rotate_key: true, can_move: true, now: NOW };
     let with =
         |stage, temporary| facts(Some((true, stage)), &cast.old, Some(cast.old.key()), temporary, &cast);
     let new = Some(cast.new.key());

@@ -45,6 +45,10 @@ pub(super) struct World {
     pub(super) is_dead: bool,
     pub(super) effects: Vec<&'static str>,
     pub(super) requests_of_expired: u32,
+    /// keyd lets us not use the temporary key.
+    pub(super) is_forbidden: bool,
+    /// keyd neither moves nor replaces the key in place.
+    pub(super) is_preloaded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,11 +62,19 @@ pub(super) enum Answer {
     Refuses,
     Hangs,
     FailsToIssue,
+    /// Wants to be asked again after [`WAIT`] seconds.
+    HasNotDecided,
 }
+
+pub(super) const WAIT: u64 = 20_000;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Trouble(&'static str);
+
+const FORBIDDEN: Trouble = Trouble("keyd does not let us");
+const PRELOADED: Trouble = Trouble("the key is preloaded");
+pub(super) const PENDING: Trouble = Trouble("not decided yet");
 
 #[derive(Clone)]
 pub(super) struct Plant {
@@ -195,13 +207,14 @@ impl Plant {
             certificate: text.map(|text| Certificate::parse(text).unwrap()),
             current: self.print(Slot::Current),
             temporary: self.print(Slot::Temporary),
+            is_hidden: false,
         }
     }
 
     /// Whether key and certificate fit, and the cloud lets the device in.
     pub(super) fn can_authenticate(&self) -> bool {
         let facts = self.facts();
-        good_pair(&facts).is_some_and(|(it, _)| self.world().accepted.contains(it.pem()))
+        good_pair(&facts, self.clock.now()).is_some_and(|(it, _)| self.world().accepted.contains(it.pem()))
     }
 
     pub(super) fn is_at_rest(&self) -> bool {
@@ -246,7 +259,26 @@ impl Actor for Plant {
     }
 
     async fn key(&self, slot: Slot) -> Result<Option<KeyPrint>, Trouble> {
-        Ok(self.print(slot))
+        match slot == Slot::Temporary && self.world().is_forbidden {
+            true => Err(FORBIDDEN),
+            false => Ok(self.print(slot)),
+        }
+    }
+
+    async fn obstacle(&self) -> Result<Option<String>, Trouble> {
+        assert!(self.print(Slot::Temporary).is_none(), "nobody may be asked now");
+        let world = self.world();
+        let obstacle =
+            if world.is_forbidden { Some(FORBIDDEN) } else { world.is_preloaded.then_some(PRELOADED) };
+        Ok(obstacle.map(|trouble| trouble.0.to_owned()))
+    }
+
+    fn is_refusal(error: &Trouble) -> bool {
+        [FORBIDDEN.0, PRELOADED.0].contains(&error.0)
+    }
+
+    fn least_pause(error: &Trouble) -> Option<Duration> {
+        (error.0 == PENDING.0).then_some(Duration::from_secs(WAIT))
     }
 
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), Trouble> {
@@ -272,6 +304,10 @@ impl Actor for Plant {
                     world.answers.pop();
                     Err(Trouble("the authority is away"))
                 }
+                Some(Answer::HasNotDecided) => {
+                    world.answers.pop();
+                    Err(PENDING)
+                }
                 _ => Ok(pem),
             }
         })
@@ -296,6 +332,9 @@ impl Actor for Plant {
 
     async fn move_key(&self) -> Result<(), Trouble> {
         self.done("move", |world| {
+            if world.is_forbidden || world.is_preloaded {
+                return Err(if world.is_preloaded { PRELOADED } else { FORBIDDEN });
+            }
             let key = world.keys.remove(&1).ok_or(Trouble("no such key"))?;
             world.keys.insert(0, key);
             Ok(())

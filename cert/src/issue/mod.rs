@@ -10,7 +10,7 @@ mod sign;
 mod target;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cert_api::{IssuanceOptions, Method};
 use key_api::KeyHandle;
@@ -128,6 +128,17 @@ pub enum NotIssued {
     /// A thread did not do its job.
     #[error("a worker thread failed")]
     Worker,
+}
+
+impl NotIssued {
+    /// When the EST server wants to be asked again, if that is all that is wrong.
+    pub(crate) fn ask_again_after(&self) -> Option<Duration> {
+        match self {
+            Self::Est(EstError::Pending { after, .. }) => Some(after.unwrap_or_default()),
+            Self::NotBootstrapped { source, .. } => source.ask_again_after(),
+            _ => None,
+        }
+    }
 }
 
 impl Issuing {

@@ -1,7 +1,12 @@
 //! Renewal of the device identity, with power lost at each of its steps: after the restart key and certificate belong
 //! together, and DPS and the hub let the device in.
 
-use openssl::{pkey::PKey, x509::X509};
+use openssl::{
+    ec::{EcGroup, EcKey},
+    nid::Nid,
+    pkey::PKey,
+    x509::X509,
+};
 use serde_json::{Value, json};
 use suite_tests::{
     harness::{CERTD, Daemon, IDENTITYD, KEYD, Setup},
@@ -12,14 +17,14 @@ use suite_tests::{
 use cloud_sim::{Options, Sim};
 
 use crate::gate::{Gate, Side};
-use crate::site::{LIFE, PATIENCE, admin};
+use crate::site::{LIFE, PATIENCE, PRINCIPAL, Way, admin, principal};
 
 /// A cloud, and a device whose certificate is always due.
-struct Device {
+pub(crate) struct Device {
     sim: Sim,
-    keyd: Daemon,
+    pub(crate) keyd: Daemon,
     certd: Daemon,
-    identityd: Daemon,
+    pub(crate) identityd: Daemon,
     gates: [Gate; 2],
 }
 
@@ -38,20 +43,30 @@ impl Device {
     /// Certificates have a life of `life` seconds.
     fn with(rotate_key: bool, life: i64, retry: &str) -> Device {
         let renew = format!("{{ rotate_key = {rotate_key}, threshold = '80%', retry = '{retry}' }}");
-        Device::by(life, |sim| {
-            format!(
-                "source = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n[provisioning.attestation]\n\
-                 method = 'x509'\nregistration_id = 'press-17'\nidentity_cert = 'device-id'\nidentity_pk = 'device-id'\n\
-                 key_algorithm = 'ec-p256'\nidentity_auto_renew = {renew}\n",
-                sim.ready().dps,
-                sim.ready().scope
-            )
-        })
+        Device::by(Setup::new(&KEYD), life, |sim| dps(sim, &renew), None)
+    }
+
+    /// Its key is a file of the administrator's.
+    pub(crate) fn preloaded() -> Device {
+        let keyd = Setup::new(&KEYD);
+        let file = keyd.directory().join("preloaded.pem");
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        std::fs::write(&file, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        let keyd = keyd.config(&format!("[preloaded_keys]\ndevice-id = 'file://{}'\n", file.display()));
+        Device::by(keyd, LIFE, |sim| dps(sim, RENEW), None)
+    }
+
+    /// identityd is the user `uid`, which keyd lets use the `keys`. There are no gates. Needs root.
+    pub(crate) fn as_user(uid: u32, keys: &[&str]) -> Device {
+        let keys = [keys, &["aziot_identityd_master_id"]].concat();
+        let keyd = Setup::new(&KEYD).drop_in(PRINCIPAL, &principal(uid, &keys));
+        Device::by(keyd, LIFE, |sim| dps(sim, RENEW), Some(uid))
     }
 
     /// A device that knows its hub, which knows it by the certificate's issuer.
     fn manual() -> Device {
-        Device::by(LIFE, |sim| {
+        let provisioning = |sim: &Sim| {
             let root = admin(sim, "GET", "/est", &Value::Null)["root"].clone();
             let anchor = json!({ "certificate": root, "isVerified": true });
             admin(sim, "PUT", "/certificates/plant", &anchor);
@@ -63,11 +78,12 @@ impl Device {
                  identity_auto_renew = {{ rotate_key = true, threshold = '80%', retry = '50%' }}\n",
                 sim.ready().hubs[0]
             )
-        })
+        };
+        Device::by(Setup::new(&KEYD), LIFE, provisioning, None)
     }
 
     /// A device with this table `[provisioning]`.
-    fn by(life: i64, provisioning: impl FnOnce(&Sim) -> String) -> Device {
+    fn by(keyd: Setup, life: i64, provisioning: impl FnOnce(&Sim) -> String, user: Option<u32>) -> Device {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
         let label = json!({ "authentication": "basic", "validity_secs": life - life * 9 / 10,
@@ -77,7 +93,7 @@ impl Device {
         let anchors = json!({ "primary": { "certificate": root } });
         let attestation = json!({ "type": "x509", "x509": { "signingCertificates": anchors } });
         admin(&sim, "PUT", "/enrollmentGroups/plant", &json!({ "attestation": attestation }));
-        let keyd = Setup::new(&KEYD).start();
+        let keyd = keyd.start();
         let ca = sim.ready().ca.clone();
         let config = format!(
             "[cert_issuance]\ndevice-id = {{ method = 'est' }}\ndevice-id-temp = {{ method = 'est' }}\n\
@@ -89,12 +105,25 @@ impl Device {
         let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, keyd.setup().socket_path()).start();
         let gates = [Gate::new(keyd.setup().socket_path()), Gate::new(certd.setup().socket_path())];
         let config = format!("hostname = 'device'\n[provisioning]\n{}", provisioning(&sim));
-        let identityd = Setup::new(&IDENTITYD)
-            .env("SSL_CERT_FILE", &ca)
-            .reach(&KEYD, &gates[0].socket())
-            .reach(&CERTD, &gates[1].socket())
-            .config(&config)
-            .start();
+        let identityd = Setup::new(&IDENTITYD).env("SSL_CERT_FILE", &ca).config(&config);
+        let identityd = match user {
+            None => identityd.reach(&KEYD, &gates[0].socket()).reach(&CERTD, &gates[1].socket()),
+            Some(uid) => {
+                Way { sim: &sim, keyd: &keyd, gate: &gates[0] }.open_directory();
+                certd.write_drop_in(
+                    "50.toml",
+                    &format!("[[principal]]\nuid = {uid}\ncerts = ['device-id*']\n"),
+                );
+                wait_for("certd to know its user", PATIENCE, || {
+                    let client = certd.as_uid(uid);
+                    (client.delete("/certificates/device-id", None).status == 204).then_some(())
+                });
+                drop(keyd.as_uid(uid));
+                let sockets = [keyd.setup().socket_path(), certd.setup().socket_path()];
+                identityd.reach(&KEYD, sockets[0]).reach(&CERTD, sockets[1]).as_user(uid)
+            }
+        }
+        .start();
         let device = Device { sim, keyd, certd, identityd, gates };
         device.wait_for_the_end();
         device
@@ -123,7 +152,7 @@ impl Device {
         reached
     }
 
-    fn recover(&mut self) {
+    pub(crate) fn recover(&mut self) {
         self.identityd.restart();
         self.wait_for_the_end();
     }
@@ -132,19 +161,19 @@ impl Device {
         &self.gates[door as usize]
     }
 
-    fn identity(&self) -> X509 {
+    pub(crate) fn identity(&self) -> X509 {
         let pem = self.certd.client().get("/certificates/device-id").expect(200).string("pem");
         X509::from_pem(pem.as_bytes()).unwrap()
     }
 
-    fn key(&self) -> Vec<u8> {
+    pub(crate) fn key(&self) -> Vec<u8> {
         let client = self.keyd.client();
         client.public_key(&client.load_pair("device-id"))
     }
 
     /// The pair fits, and opens DPS and the hub.
     #[track_caller]
-    fn check_pair(&self, story: &str) {
+    pub(crate) fn check_pair(&self, story: &str) {
         let key = PKey::public_key_from_pem(&self.key()).unwrap();
         let identity = self.identity();
         assert!(identity.public_key().unwrap().public_eq(&key), "{story}: key and certificate differ");
@@ -153,13 +182,26 @@ impl Device {
     }
 
     #[track_caller]
-    fn check_rest(&self, story: &str) {
+    pub(crate) fn check_rest(&self, story: &str) {
         let left = std::fs::read_dir(self.identityd.home().join("renewal")).unwrap().count();
         assert_eq!(left, 0, "{story}: a journal is left");
         let temporary = self.keyd.client().get("/keypair/device-id-temp").status;
         assert_eq!(temporary, 400, "{story}: the temporary key is left");
     }
 }
+
+/// A device that DPS knows by a certificate's issuer.
+fn dps(sim: &Sim, renew: &str) -> String {
+    format!(
+        "source = 'dps'\nglobal_endpoint = '{}'\nscope_id = '{}'\n[provisioning.attestation]\nmethod = 'x509'\n\
+         registration_id = 'press-17'\nidentity_cert = 'device-id'\nidentity_pk = 'device-id'\n\
+         key_algorithm = 'ec-p256'\nidentity_auto_renew = {renew}\n",
+        sim.ready().dps,
+        sim.ready().scope
+    )
+}
+
+const RENEW: &str = "{ rotate_key = true, threshold = '80%', retry = '50%' }";
 
 /// Kills identityd at every `step`th request through `door`.
 fn kill_at_requests(rotate_key: bool, door: Door, side: Side, step: usize) {
@@ -252,7 +294,7 @@ fn identity_69_70_one_renewal_from_outside() {
     let expected =
         ["POST /certificates", "DELETE /certificates/device-id-temp", "PUT /certificates/device-id"];
     assert_eq!(certificates, expected);
-    assert_eq!(keys(&device).iter().filter(|request| *request == "POST /keypair/device-id").count(), 1);
+    assert_eq!(keys(&device).iter().filter(|request| *request == "POST /keypair/device-id").count(), 2);
     let new = device.identity().digest(openssl::hash::MessageDigest::sha256()).unwrap();
     let new: String = new.iter().map(|byte| format!("{byte:02x}")).collect();
     let log = admin(&device.sim, "GET", "/log", &Value::Null);

@@ -1,7 +1,12 @@
 //! A site whose certd has an EST identity that is due, and always will be: EST's certificates are made to be so. Knows the
 //! simulator by its admin interface.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use cloud_sim::{Options, Sim};
 use openssl::{pkey::PKey, x509::X509};
@@ -22,6 +27,28 @@ pub(crate) struct Site {
     pub(crate) gate: Gate,
 }
 
+/// What certd has around it.
+pub(crate) struct Way<'a> {
+    pub(crate) sim: &'a Sim,
+    pub(crate) keyd: &'a Daemon,
+    pub(crate) gate: &'a Gate,
+}
+
+impl Way<'_> {
+    /// Lets everybody read the simulator's certificates.
+    pub(crate) fn open_directory(&self) {
+        let ca = &self.sim.ready().ca;
+        for (path, mode) in [(ca.parent().unwrap(), 0o755), (ca.as_path(), 0o644)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}
+
+pub(crate) fn principal(uid: u32, keys: &[&str]) -> String {
+    format!("[[principal]]\nuid = {uid}\nkeys = {}\n", json!(keys))
+}
+
+pub(crate) const PRINCIPAL: &str = "40-principal.toml";
 /// How long one renewal may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Nine tenths of their life are over when they are made.
@@ -38,11 +65,35 @@ impl Site {
 
     /// The same before it has one.
     pub(crate) fn without_identity(settings: &str) -> Site {
+        Site::start(settings, Setup::new(&KEYD), |keyd, certd| certd.reach(&KEYD, &keyd.gate.socket()))
+    }
+
+    /// The same with certd as the user `uid`, which keyd lets use the `keys`. There is no gate. Needs root.
+    pub(crate) fn as_user(settings: &str, uid: u32, keys: &[&str]) -> Site {
+        let keyd = Setup::new(&KEYD).drop_in(PRINCIPAL, &principal(uid, keys));
+        Site::start(settings, keyd, |way, certd| {
+            drop(way.keyd.as_uid(uid));
+            way.open_directory();
+            certd.reach(&KEYD, way.keyd.setup().socket_path()).as_user(uid)
+        })
+    }
+
+    /// The same with an identity whose key is a file of the administrator's.
+    pub(crate) fn with_preloaded_key(settings: &str) -> Site {
+        let keyd = Setup::new(&KEYD);
+        let file = keyd.directory().join("preloaded.pem");
+        let keyd = keyd.config(&format!("[preloaded_keys]\nest-id = 'file://{}'\n", file.display()));
+        let site = Site::start(settings, keyd, |way, certd| certd.reach(&KEYD, &way.gate.socket()));
+        site.give_in(&file, "est-id", LIFE, OVER);
+        site
+    }
+
+    fn start(settings: &str, keyd: Setup, reach: impl FnOnce(&Way<'_>, Setup) -> Setup) -> Site {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         let label = json!({ "authentication": "certificate", "protect_cacerts": true,
             "validity_secs": LIFE - OVER, "backdate_secs": OVER });
         admin(&sim, "PUT", "/est/labels/default", &label);
-        let keyd = Setup::new(&KEYD).start();
+        let keyd = keyd.start();
         let gate = Gate::new(keyd.setup().socket_path());
         let config = format!(
             "[preloaded_certs]\nroot = 'file://{}'\n[cert_issuance.press]\nmethod = 'est'\n[cert_issuance.est]\n\
@@ -51,16 +102,25 @@ impl Site {
             sim.ready().ca.display(),
             sim.ready().est.as_ref().unwrap()
         );
-        let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, &gate.socket()).start();
+        let way = Way { sim: &sim, keyd: &keyd, gate: &gate };
+        let certd = reach(&way, Setup::new(&CERTD).config(&config)).start();
         Site { sim, keyd, certd, gate }
+    }
+
+    /// From now on keyd lets the user `uid` use the `keys`.
+    pub(crate) fn allow(&self, uid: u32, keys: &[&str]) {
+        self.keyd.write_drop_in(PRINCIPAL, &principal(uid, keys));
     }
 
     /// A certificate that began `over` seconds ago, for `life` seconds, and its key.
     pub(crate) fn give(&self, id: &str, life: i64, over: i64) {
+        self.give_in(&key_file(&self.keyd.home(), id), id, life, over);
+    }
+
+    fn give_in(&self, file: &Path, id: &str, life: i64, over: i64) {
         let order = json!({ "common_name": "device", "validity_secs": life, "from_secs": -over });
         let made = admin(&self.sim, "POST", "/issue", &order);
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let file = key_file(&self.keyd.home(), id);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, text("private_key")).unwrap();
         self.import(id, &text("chain"));
@@ -118,6 +178,11 @@ impl Site {
     pub(crate) fn key(&self) -> Vec<u8> {
         let client = self.keyd.client();
         client.public_key(&client.load_pair("est-id"))
+    }
+
+    /// The file with the key in place, unless it is preloaded.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        key_file(&self.keyd.home(), "est-id")
     }
 
     /// Certificate and key belong together, and EST lets the device in with them: there is no other way in.

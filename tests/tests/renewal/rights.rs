@@ -1,0 +1,127 @@
+//! Keys that cannot be replaced: keyd does not let certd use the temporary key, or the key in place is the administrator's
+//! file. Renewal then goes on with the key that there is, and locks nobody out.
+
+use std::fs;
+
+use serde_json::json;
+use suite_tests::http::wait_for;
+
+use crate::ROTATING;
+use crate::device::Device;
+use crate::site::{LIFE, OVER, PATIENCE, Site};
+
+const UID: u32 = 2001;
+
+#[test]
+fn without_the_right_to_the_temporary_key_the_key_stays() {
+    let site = Site::as_user(ROTATING, UID, &["est-id"]);
+    site.give("est-id", LIFE, OVER);
+    let (old, key) = (site.identity(), site.key());
+    site.says("was renewed");
+    let log = site.certd.log();
+    assert!(log.contains("renewed for the same key") && log.contains("\"est-id-temp\""), "{log}");
+    assert!(log.contains("[[principal]]"), "it says what to do: {log}");
+    assert!(site.identity() != old && site.key() == key);
+    site.check_rest("renewed");
+    site.check_pair("renewed");
+}
+
+#[test]
+fn a_right_that_is_taken_away_amid_a_renewal_locks_nobody_out() {
+    let mut site = Site::as_user(ROTATING, UID, &["est-id", "est-id-temp"]);
+    site.fault("est.reenroll", 0, &json!({ "status": 503 }));
+    site.give("est-id", LIFE, OVER);
+    let (old, key) = (site.identity(), site.key());
+    site.says("was not renewed");
+    assert!(site.has_temporary_key() && !site.journals().is_empty());
+    site.allow(UID, &["est-id"]);
+    wait_for("keyd to refuse", PATIENCE, || {
+        (site.keyd.as_uid(UID).get("/keypair/est-id-temp").status == 401).then_some(())
+    });
+    site.check_pair("without the right");
+    site.certd.restart();
+    site.check_pair("after a restart");
+    site.heal();
+    site.certd.kill();
+    site.recover();
+    assert!(site.certd.log().contains("was renewed"), "{}", site.certd.log());
+    assert!(site.identity() != old && site.key() == key && site.journals().is_empty());
+    site.check_pair("renewed");
+}
+
+#[test]
+fn an_identity_with_a_preloaded_key_keeps_it() {
+    let mut site = Site::with_preloaded_key(ROTATING);
+    let (old, key) = (site.identity(), site.key());
+    site.says("was renewed");
+    let log = site.certd.log();
+    assert!(log.contains("renewed for the same key") && log.contains("is preloaded"), "{log}");
+    assert!(site.identity() != old && site.key() == key);
+    site.check_rest("renewed");
+    site.check_pair("renewed");
+    let renewed = site.identity();
+    site.certd.kill();
+    site.recover();
+    assert!(site.identity() != renewed && site.key() == key, "and so on: {}", site.certd.log());
+    site.check_pair("renewed again");
+}
+
+/// The administrator preloads the key when the new one is accepted and has not got its place yet.
+#[test]
+fn a_key_that_becomes_preloaded_amid_a_renewal_is_gone_back_to() {
+    let mut site = Site::new(ROTATING);
+    // The first move is the question whether there could be one.
+    let moving = |site: &Site| {
+        let seen = site.gate.seen();
+        let moves = seen.iter().enumerate().filter(|(_, it)| *it == "POST /keypair/est-id");
+        moves.map(|(number, _)| number).nth(1)
+    };
+    site.says("was renewed");
+    site.certd.kill();
+    site.gate.stop_at(None);
+    site.recover();
+    let number = moving(&site).expect("a renewal moves the key");
+    let reached = site.crash_at(number, crate::gate::Side::Before);
+    assert_eq!(reached.as_deref(), Some("POST /keypair/est-id"));
+    let (key, pem) = (site.key(), site.key_file());
+    let file = site.keyd.home().join("preloaded.pem");
+    fs::copy(pem, &file).unwrap();
+    let preloaded = format!("[preloaded_keys]\nest-id = 'file://{}'\n", file.display());
+    site.keyd.write_drop_in("50.toml", &preloaded);
+    site.keyd.restart();
+    site.recover();
+    assert!(site.certd.log().contains("cannot be replaced"), "{}", site.certd.log());
+    assert_eq!(site.key(), key);
+    site.check_rest("gone back");
+    site.check_pair("gone back");
+}
+
+#[test]
+fn a_device_with_a_preloaded_key_keeps_it() {
+    let mut device = Device::preloaded();
+    let (old, key) = (device.identity(), device.key());
+    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    device.check_rest("renewed");
+    device.check_pair("renewed");
+    device.identityd.kill();
+    device.recover();
+    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    assert!(device.identity() != old && device.key() == key);
+    device.check_rest("renewed again");
+    device.check_pair("renewed again");
+}
+
+/// keyd lets identityd not use the key of the certificate that is to come.
+#[test]
+fn a_device_without_the_right_to_the_temporary_key_keeps_its_key() {
+    let mut device = Device::as_user(UID, &["device-id"]);
+    let (old, key) = (device.identity(), device.key());
+    let log = device.identityd.log();
+    assert!(log.contains("was renewed") && log.contains("renewed for the same key"), "{log}");
+    device.check_pair("renewed");
+    device.identityd.kill();
+    device.recover();
+    assert!(device.identity() != old && device.key() == key);
+    device.check_pair("renewed again");
+    assert_eq!(device.keyd.client().get("/keypair/device-id-temp").status, 400);
+}
