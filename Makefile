@@ -12,8 +12,8 @@ setup: ## install what building and testing need
 demo: ## watch a device being provisioned on this machine, with TPM=1 by its TPM; needs no root
 	@scripts/demo.sh
 
-build: ## build all programs (debug)
-	cargo build --locked --workspace --bins
+build: ## build all programs and the modules for OpenSSL (debug)
+	cargo build --locked --workspace --lib --bins
 
 test: ## run all tests
 	@scripts/test.sh

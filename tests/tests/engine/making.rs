@@ -10,7 +10,7 @@ use super::provider::names;
 use super::world::{KINDS, World, run, succeed};
 
 fn make(world: &World, words: &str, id: &str) -> Output {
-    let words = format!("genpkey -provider aziot -algorithm {words} -pkeyopt aziot-key-id:{id}");
+    let words = format!("genpkey -propquery ?provider=aziot -algorithm {words} -pkeyopt aziot-key-id:{id}");
     run(&mut world.openssl_command(&words, ""))
 }
 
@@ -64,6 +64,19 @@ fn keys_of_the_wanted_kind_are_made_in_keyd() {
                 assert!(absent.contains("there is no key"), "{absent}");
             }
         }
+    }
+}
+
+#[test]
+fn a_request_and_its_key_are_made_at_once() {
+    let world = World::new();
+    for (order, id) in [("-propquery ?provider=aziot", "one"), ("-provider aziot -provider default", "two")] {
+        let words = "-newkey rsa:3072 -keyout new.key -subj /CN=x -out new.csr -pkeyopt aziot-key-id:";
+        world.openssl(&format!("req {order} {words}{id}"), "");
+        let public = world.openssl("pkey -in {} -pubout", &format!("aziot:id={id}"));
+        assert_eq!(world.openssl("pkey -in new.key -pubout", ""), public);
+        assert_eq!(world.openssl("req -in new.csr -noout -pubkey", ""), public);
+        assert!(world.openssl("req -in new.csr -verify -noout -text", "").contains("(3072 bit)"));
     }
 }
 
