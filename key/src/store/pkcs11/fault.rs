@@ -138,7 +138,9 @@ impl Fault {
     /// Whether the token, or the way to it, is at fault and not the request.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Said { .. } => matches!(self.remedy(), Remedy::Reopen | Remedy::Restart),
+            Self::Said { .. } => {
+                matches!(self.remedy(), Remedy::Reopen | Remedy::Restart) || self.is_session_count()
+            }
             Self::NoObject | Self::Unusable(_) => false,
             Self::Library(_)
             | Self::NoToken { .. }
@@ -165,6 +167,11 @@ impl Fault {
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(self.answer(), Some(RvError::FunctionNotSupported | RvError::MechanismInvalid))
             || matches!(self, Self::Said { source: Pkcs11Error::NullFunctionPointer, .. })
+    }
+
+    /// Whether the token has as many sessions open as it can.
+    pub(super) fn is_session_count(&self) -> bool {
+        self.answer() == Some(RvError::SessionCount)
     }
 
     /// Whether an object is gone that was there.

@@ -2,7 +2,7 @@
 //!
 //! A call that takes longer than it may keeps its thread, for there is no way to end it, but nobody waits for it any
 //! more. While no call returns, new ones are refused at once, but for one now and then that finds out whether the
-//! trouble is over.
+//! trouble is over. A thread that cannot work, because there is no place for one more, leaves its job to the others and ends.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
-use super::reply::{Reply, pause, reply};
+use super::reply::{Answer, Reply, pause, reply};
 
 /// Threads that each own a `W`, and the jobs that wait for them. The threads are started as they are needed.
 pub(super) struct Queue<W> {
@@ -34,8 +34,8 @@ struct Shared<W> {
 
 struct State<W> {
     waiting: VecDeque<Job<W>>,
-    /// What each thread is at.
-    threads: Vec<Option<Running>>,
+    /// What each thread is at. The place of one that has ended is taken by the next one.
+    threads: Vec<Thread>,
     idle: usize,
     /// Threads that have done their job and watch for the next one.
     watching: usize,
@@ -46,6 +46,13 @@ struct State<W> {
 }
 
 #[derive(Clone, Copy)]
+enum Thread {
+    Ended,
+    Idle,
+    Running(Running),
+}
+
+#[derive(Clone, Copy)]
 struct Running {
     since: Instant,
     limit: Duration,
@@ -53,8 +60,26 @@ struct Running {
 
 struct Job<W> {
     limit: Duration,
-    work: Box<dyn FnOnce(&mut W) + Send>,
+    /// When a thread gave it up for the first time.
+    given_up: Option<Instant>,
+    work: Work<W>,
 }
+
+type Work<W> = Box<dyn FnMut(&mut W, Last) -> Settled + Send>;
+
+/// What becomes of a job.
+pub(super) enum Outcome<T> {
+    /// It is done, and this is the answer.
+    Done(T),
+    /// There is no place for this thread; this is the answer if there is none for others either.
+    NoPlace(T),
+}
+
+/// Whether a job is to be answered, whatever its outcome is.
+struct Last(bool);
+
+/// Whether a job was answered.
+struct Settled(bool);
 
 impl<W: Default + Send + 'static> Queue<W> {
     /// A queue for one thread at first; `name` is that of the threads.
@@ -91,30 +116,24 @@ impl<W: Default + Send + 'static> Queue<W> {
     pub(super) fn submit<T: Send + 'static>(
         &self,
         limit: Duration,
-        work: impl FnOnce(&mut W) -> T + Send + 'static,
+        work: impl FnMut(&mut W) -> Outcome<T> + Send + 'static,
     ) -> Result<Reply<T>, Fault> {
         let (answer, reply) = reply();
-        let work = Box::new(move |context: &mut W| {
-            if answer.is_awaited() {
-                answer.give(work(context));
-            }
-        });
         let mut state = self.shared.state();
         state.admit(Instant::now())?;
-        state.waiting.push_back(Job { limit, work });
+        state.waiting.push_back(Job { limit, given_up: None, work: answering(answer, work) });
         self.shared.length.store(state.waiting.len(), Ordering::Release);
         if state.waiting.len() <= state.watching {
             // It is taken up within a microsecond or so.
         } else if state.idle > 0 {
             self.shared.more.notify_one();
-        } else if state.threads.len() < state.max_threads {
-            let index = state.threads.len();
-            state.threads.push(None);
+        } else if state.running() < state.max_threads {
+            let index = state.place();
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK);
             if thread.spawn(move || shared.work(index)).is_err() {
-                state.threads.pop();
-                if state.threads.is_empty() {
+                state.threads[index] = Thread::Ended;
+                if state.running() == 0 {
                     state.waiting.clear();
                     return Err(Fault::Thread);
                 }
@@ -147,7 +166,11 @@ impl<W> Drop for Queue<W> {
 impl<W> State<W> {
     /// Whether one more job may wait.
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
-        let overdue = self.threads.iter().flatten().filter(|running| now > running.since + running.limit);
+        let running = self.threads.iter().filter_map(|thread| match thread {
+            Thread::Running(running) => Some(running),
+            Thread::Ended | Thread::Idle => None,
+        });
+        let overdue = running.filter(|running| now > running.since + running.limit);
         if let Some(since) = overdue.map(|running| running.since).min()
             && self.last_return < since
         {
@@ -162,6 +185,44 @@ impl<W> State<W> {
             _ => Ok(()),
         }
     }
+
+    /// Threads that have not ended.
+    fn running(&self) -> usize {
+        self.threads.iter().filter(|thread| !matches!(thread, Thread::Ended)).count()
+    }
+
+    /// The place of a new thread.
+    fn place(&mut self) -> usize {
+        let free = self.threads.iter().position(|thread| matches!(thread, Thread::Ended));
+        let index = free.unwrap_or(self.threads.len());
+        match free {
+            Some(index) => self.threads[index] = Thread::Idle,
+            None => self.threads.push(Thread::Idle),
+        }
+        index
+    }
+}
+
+/// `work` as a job that gives its own answer.
+fn answering<W, T: Send + 'static>(
+    answer: Answer<T>,
+    mut work: impl FnMut(&mut W) -> Outcome<T> + Send + 'static,
+) -> Work<W> {
+    let mut answer = Some(answer);
+    Box::new(move |context, Last(is_last)| {
+        // Dropped, also by a panic, it ends the wait.
+        let Some(due) = answer.take().filter(Answer::is_awaited) else { return Settled(true) };
+        match work(context) {
+            Outcome::NoPlace(_) if !is_last => {
+                answer = Some(due);
+                Settled(false)
+            }
+            Outcome::Done(value) | Outcome::NoPlace(value) => {
+                due.give(value);
+                Settled(true)
+            }
+        }
+    })
 }
 
 impl<W: Default> Shared<W> {
@@ -169,17 +230,26 @@ impl<W: Default> Shared<W> {
         let mut context = W::default();
         let mut state = self.state();
         loop {
-            if let Some(Job { limit, work }) = state.waiting.pop_front() {
+            if let Some(mut job) = state.waiting.pop_front() {
                 let since = Instant::now();
+                let is_last = job.given_up.is_some_and(|given_up| since > given_up + PATIENCE);
                 self.length.store(state.waiting.len(), Ordering::Release);
-                state.threads[index] = Some(Running { since, limit });
+                state.threads[index] = Thread::Running(Running { since, limit: job.limit });
                 drop(state);
                 // The one who waits for it learns of a panic from the end of its reply.
-                let _ = catch_unwind(AssertUnwindSafe(|| work(&mut context)));
+                let done = catch_unwind(AssertUnwindSafe(|| (job.work)(&mut context, Last(is_last))));
                 state = self.state();
-                state.threads[index] = None;
+                state.threads[index] = Thread::Idle;
                 state.last_return = Instant::now();
-                state = self.watch_for_more(state, since);
+                if let Ok(Settled(false)) = done {
+                    job.given_up.get_or_insert(since);
+                    state = match self.give_up(state, index, job) {
+                        Some(state) => state,
+                        None => return,
+                    };
+                } else {
+                    state = self.watch_for_more(state, since);
+                }
             } else if state.is_closed {
                 return;
             } else {
@@ -192,6 +262,29 @@ impl<W: Default> Shared<W> {
 }
 
 impl<W> Shared<W> {
+    /// Leaves `job` to the other threads, of which there will be no more than now, and ends this one; or, if it is the only
+    /// one, keeps it for a while.
+    fn give_up<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State<W>>,
+        index: usize,
+        job: Job<W>,
+    ) -> Option<MutexGuard<'s, State<W>>> {
+        state.waiting.push_front(job);
+        self.length.store(state.waiting.len(), Ordering::Release);
+        let others = state.running() - 1;
+        if others == 0 {
+            drop(state);
+            thread::sleep(POLL);
+            return Some(self.state());
+        }
+        state.threads[index] = Thread::Ended;
+        state.max_threads = others;
+        drop(state);
+        self.more.notify_one();
+        None
+    }
+
     /// After a short job, waits a moment for the next one without going to sleep.
     fn watch_for_more<'s>(
         &'s self,
@@ -243,6 +336,9 @@ const NEXT: Duration = Duration::from_micros(80);
 const MAX_WAITING: usize = 64;
 /// While no call returns, how often one more is made.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long a job waits for a place that others have, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
 /// Libraries of tokens bring stacks of other libraries with them.
 const STACK: usize = 1 << 20;
 
@@ -261,7 +357,7 @@ mod tests {
         for expected in 1..10 {
             let count = |context: &mut u32| {
                 *context += 1;
-                *context
+                Outcome::Done(*context)
             };
             assert_eq!(queue.submit(LONG, count).unwrap().wait(LONG).ok(), Some(expected));
         }
@@ -270,41 +366,91 @@ mod tests {
     #[test]
     fn a_panic_costs_one_job() {
         let queue = Queue::<u32>::new("test".to_owned());
-        let panics = queue.submit(LONG, |_| -> u32 { panic!("on purpose") }).unwrap();
+        let panics = queue.submit(LONG, |_| -> Outcome<u32> { panic!("on purpose") }).unwrap();
         assert!(matches!(panics.wait(LONG), Err(Fault::Thread)));
-        assert_eq!(queue.submit(LONG, |_| 7).unwrap().wait(LONG).ok(), Some(7));
+        assert_eq!(queue.submit(LONG, |_| Outcome::Done(7)).unwrap().wait(LONG).ok(), Some(7));
     }
 
     #[test]
     fn a_call_that_does_not_return_is_not_waited_for_and_not_joined_by_others() {
         let queue = Queue::<u32>::new("test".to_owned());
         let (end, ending) = mpsc::channel::<()>();
-        let stuck = queue.submit(LIMIT, move |_| ending.recv().is_ok()).unwrap();
-        let behind = queue.submit(LIMIT, |_| 1).unwrap();
+        let stuck = queue.submit(LIMIT, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let behind = queue.submit(LIMIT, |_| Outcome::Done(1)).unwrap();
         assert!(matches!(stuck.wait(LIMIT), Err(Fault::TimedOut(_))));
         assert!(matches!(behind.wait(LIMIT), Err(Fault::TimedOut(_))));
         let begun = Instant::now();
-        assert!(matches!(queue.submit(LIMIT, |_| 1).map(|_| ()), Err(Fault::Stalled(_))));
+        assert!(matches!(queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()), Err(Fault::Stalled(_))));
         assert!(begun.elapsed() < LIMIT);
         end.send(()).unwrap();
-        let over = (0..).find_map(|_| queue.submit(LONG, |_| 0).ok());
+        let over = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(0)).ok());
         assert_eq!(over.unwrap().wait(LONG).ok(), Some(0));
-        assert_eq!(queue.submit(LONG, |_| 2).unwrap().wait(LONG).ok(), Some(2));
+        assert_eq!(queue.submit(LONG, |_| Outcome::Done(2)).unwrap().wait(LONG).ok(), Some(2));
     }
 
     #[test]
     fn what_nobody_waits_for_is_not_begun_and_the_queue_is_bounded() {
         let queue = Queue::<u32>::new("test".to_owned());
         let (end, ending) = mpsc::channel::<()>();
-        let held = queue.submit(LONG, move |_| ending.recv().is_ok()).unwrap();
+        let held = queue.submit(LONG, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
         thread::sleep(LIMIT);
-        let given_up: Vec<_> =
-            (0..MAX_WAITING).map(|_| queue.submit(LIMIT, |context| *context += 1).unwrap()).collect();
-        assert!(matches!(queue.submit(LIMIT, |_| 1).map(|_| ()), Err(Fault::QueueFull(MAX_WAITING))));
+        let given_up: Vec<_> = (0..MAX_WAITING)
+            .map(|_| {
+                let count = |context: &mut u32| {
+                    *context += 1;
+                    Outcome::Done(())
+                };
+                queue.submit(LIMIT, count).unwrap()
+            })
+            .collect();
+        assert!(matches!(
+            queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()),
+            Err(Fault::QueueFull(MAX_WAITING))
+        ));
         drop(given_up);
         end.send(()).unwrap();
         assert_eq!(held.wait(LONG).ok(), Some(true));
-        let place = (0..).find_map(|_| queue.submit(LONG, |context| *context).ok());
+        let place = (0..).find_map(|_| queue.submit(LONG, |context| Outcome::Done(*context)).ok());
         assert_eq!(place.unwrap().wait(LONG).ok(), Some(0));
+    }
+
+    /// Places for so many threads, as sessions of a token are.
+    #[derive(Default)]
+    struct Placed(bool);
+
+    #[test]
+    fn a_thread_without_a_place_leaves_its_job_to_others() {
+        let queue = Queue::<Placed>::new("test".to_owned());
+        queue.allow_threads(4);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let jobs: Vec<_> = (0..40)
+            .map(|number| {
+                let taken = Arc::clone(&taken);
+                let job = move |Placed(has_place): &mut Placed| {
+                    *has_place = *has_place || taken.fetch_add(1, Ordering::SeqCst) < 2;
+                    thread::sleep(Duration::from_millis(2));
+                    if *has_place { Outcome::Done(Some(number)) } else { Outcome::NoPlace(None) }
+                };
+                queue.submit(LONG, job).unwrap()
+            })
+            .collect();
+        for (number, job) in jobs.into_iter().enumerate() {
+            assert_eq!(job.wait(LONG).ok().flatten(), Some(number));
+        }
+        assert!(taken.load(Ordering::SeqCst) <= 4, "a thread that ended is not started again");
+        let state = queue.shared.state();
+        assert_eq!((state.running(), state.max_threads), (2, 2));
+    }
+
+    #[test]
+    fn the_only_thread_waits_for_a_place() {
+        let queue = Queue::<u32>::new("test".to_owned());
+        let job = |context: &mut u32| {
+            *context += 1;
+            if *context == 4 { Outcome::Done(*context) } else { Outcome::NoPlace(0) }
+        };
+        assert_eq!(queue.submit(LONG, job).unwrap().wait(LONG).ok(), Some(4));
+        let in_vain = queue.submit(LONG, |_| Outcome::NoPlace(0)).unwrap();
+        assert_eq!(in_vain.wait(LONG).ok(), Some(0), "in the end it is told why not");
     }
 }

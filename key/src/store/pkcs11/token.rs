@@ -18,7 +18,7 @@ use key_api::{PinSource, TokenName};
 use super::back_off::BackOff;
 use super::fault::{Fault, Remedy};
 use super::module::{Module, Ready};
-use super::queue::Queue;
+use super::queue::{Outcome, Queue};
 use super::reply::Reply;
 use super::slot::{find_slot, sessions};
 use crate::Error;
@@ -139,7 +139,11 @@ impl Token {
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Reply<Result<T, Fault>>, Fault> {
         let token = Arc::clone(self);
-        self.queue.submit(limit, move |seat| token.perform(seat, &call))
+        self.queue.submit(limit, move |seat| match token.perform(seat, &call) {
+            // Other threads have a session.
+            Err(fault) if fault.is_session_count() => Outcome::NoPlace(Err(fault)),
+            done => Outcome::Done(done),
+        })
     }
 
     /// Makes a call; again and again for a moment, if the token has gone: it may be on its way back.
