@@ -18,12 +18,29 @@ pub struct ApiError {
     pub message: String,
     /// Seconds after which a repetition is worth while; sent as `Retry-After`.
     pub retry_after: Option<u64>,
+    /// For programs, beside `message`.
+    pub facts: Option<Box<Facts>>,
+}
+
+/// What the body of a refusal has besides `message`, where a service knows it. Older clients do not look at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// One word for the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// The status with which the cloud refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_status: Option<u16>,
+    /// The seconds that the cloud asks to wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
 }
 
 impl ApiError {
     /// A refusal with a text of its own.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None }
+        Self { status, message: message.into(), retry_after: None, facts: None }
     }
 
     /// The refusal for `error`: its causes are told, one a line, unless `status` is 500, whose cause belongs
@@ -52,11 +69,26 @@ fn causes(error: &dyn Error) -> impl Iterator<Item = &dyn Error> {
     })
 }
 
-/// The body of an error reply.
-#[derive(Debug, Serialize, Deserialize)]
+/// The body of an error reply as clients of this suite read it.
+#[derive(Debug, Deserialize)]
 pub(crate) struct ErrorBody {
     /// See [`ApiError::message`].
     pub(crate) message: String,
+}
+
+impl ApiError {
+    /// The body of the reply, in JSON.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let body = WrittenBody { message: &self.message, facts: self.facts.as_deref() };
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct WrittenBody<'a> {
+    message: &'a str,
+    #[serde(flatten)]
+    facts: Option<&'a Facts>,
 }
 
 /// What a caller is told of an internal error: nothing.
@@ -72,6 +104,15 @@ mod tests {
 
     fn outer() -> Outer {
         Outer(std::io::Error::new(std::io::ErrorKind::NotFound, "no such file /secret/path"))
+    }
+
+    #[test]
+    fn facts_stand_beside_the_message() {
+        let mut refused = ApiError::new(StatusCode::NOT_FOUND, "no");
+        assert_eq!(refused.body(), br#"{"message":"no"}"#);
+        let facts = Facts { code: Some("x"), cloud_status: Some(429), retry_after_seconds: Some(7) };
+        refused.facts = Some(Box::new(facts));
+        assert_eq!(refused.body(), br#"{"message":"no","code":"x","cloudStatus":429,"retryAfterSeconds":7}"#);
     }
 
     #[test]

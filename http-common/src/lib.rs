@@ -68,7 +68,7 @@ mod wire;
 
 pub use client::{Client, ClientError};
 pub use endpoint::{Endpoint, Handlers, Operation, Serve, Service};
-pub use error::{ApiError, chain};
+pub use error::{ApiError, Facts, chain};
 pub use http::{Method, StatusCode};
 pub use limit::Limits;
 pub use listener::{ListenError, listen};

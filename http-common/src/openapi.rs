@@ -120,6 +120,11 @@ fn error_schema() -> Value {
     json!({
         "type": "object",
         "required": ["message"],
-        "properties": { "message": { "type": "string", "description": "what was refused and what to do" } },
+        "properties": {
+            "message": { "type": "string", "description": "for people: what was refused and what to do" },
+            "code": { "type": "string", "description": "for programs: one word for the reason, where a service gives one" },
+            "cloudStatus": { "type": "integer", "description": "the status with which the cloud refused" },
+            "retryAfterSeconds": { "type": "integer", "description": "the seconds that the cloud asks to wait" },
+        },
     })
 }

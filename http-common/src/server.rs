@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
-use crate::error::ErrorBody;
 use crate::limit::Limits;
 use crate::log::Repeats;
 use crate::router::{Body, Failure, Outcome, Running, Success, method_not_allowed};
@@ -342,8 +341,7 @@ fn success_reply(success: Success) -> Response<Full<Bytes>> {
 }
 
 fn error_reply(error: &ApiError) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(&ErrorBody { message: error.message.clone() }).unwrap_or_default();
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Full::new(error.body().into()));
     *reply.status_mut() = error.status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);

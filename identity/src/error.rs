@@ -1,5 +1,7 @@
 //! Why identityd refuses, and which status that is (spec identity-service, 2.5). The only file that knows statuses.
 
+mod facts;
+
 use std::sync::Arc;
 
 use http_common::https::HttpsError;
@@ -226,10 +228,11 @@ impl From<Error> for ApiError {
 }
 
 fn told(error: &Error) -> ApiError {
-    match error {
+    let told = match error {
         // Nothing internal is in this one, and the caller cannot do without knowing.
         Error::NoDomain => ApiError::new(error.status(), error.to_string()),
-        Error::Shared(error) => told(error),
+        Error::Shared(error) => return told(error),
         error => ApiError::from_error(error.status(), error),
-    }
+    };
+    ApiError { facts: Some(Box::new(error.facts())), ..told }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use suite_tests::{
     harness::{Daemon, IDENTITYD, Setup},
-    http::{Client, with_body},
+    http::{Client, Reply, with_body},
 };
 
 use crate::cloud::Site;
@@ -109,6 +109,26 @@ fn decided_a_module_of_no_type_is_one_of_the_hub() {
     client.put("/identities/modules/m", &json!({})).expect(200);
     client.delete("/identities/modules/m", None).expect(204);
     site.module("m").expect(404);
+}
+
+/// Upstream's clients read `message` and let the rest be.
+#[test]
+fn decided_refusals_have_facts_for_programs() {
+    let site = Site::manual("");
+    site.create("m").expect(200);
+    let facts = |reply: Reply, status: u16| {
+        let mut body = reply.expect(status).json();
+        let message = body.as_object_mut().unwrap().remove("message").unwrap();
+        assert!(message.is_string(), "{message}");
+        body
+    };
+    let stranger = site.as_uid(4711).get("/identities/identity");
+    assert_eq!(facts(stranger, 401), json!({ "code": "forbidden" }));
+    assert_eq!(facts(site.create("m"), 404)["code"], "moduleExists");
+    site.cloud.fault("hub.get", &json!({ "status": 429, "retry_after": 600 }), None);
+    let throttled = facts(site.module("unknown"), 404);
+    assert_eq!((&throttled["code"], &throttled["cloudStatus"]), (&json!("cloudThrottled"), &json!(429)));
+    assert!(throttled["retryAfterSeconds"].as_u64().is_some_and(|seconds| seconds > 0), "{throttled}");
 }
 
 #[test]
