@@ -112,6 +112,20 @@ impl<S: Signer> HubClient<S> {
         self.put(&module.module_id, &body, Some(if_match), deadline).await
     }
 
+    /// Let `module`, as read from the hub, prove itself by either of two certificates, by their thumbprints: the `next` one, and
+    /// the one that is in use until `now`. What else the hub knows of it stays.
+    pub async fn set_thumbprints(
+        &self,
+        module: &Module,
+        next: &str,
+        now: &str,
+        if_match: &IfMatch,
+        deadline: Instant,
+    ) -> Result<Module, Error> {
+        let body = ModuleBody::with_thumbprints(module, &self.device.device_id, next, now);
+        self.put(&module.module_id, &body, Some(if_match), deadline).await
+    }
+
     /// Remove a module. That there is none is no failure.
     pub async fn delete(
         &self,

@@ -115,13 +115,24 @@ impl<'a> ModuleBody<'a> {
         device_id: &'a str,
         certificate: &'a ModuleCertificate,
     ) -> Self {
-        let (x509_thumbprint, r#type) = match certificate {
-            ModuleCertificate::Thumbprint(text) => {
-                (Some(Thumbprints { primary_thumbprint: text, secondary_thumbprint: text }), "x509")
-            }
-            ModuleCertificate::Authority => (None, "certificateAuthority"),
-        };
-        Self::with(module, device_id, Authentication { symmetric_key: None, x509_thumbprint, r#type })
+        match certificate {
+            ModuleCertificate::Thumbprint(text) => Self::with_thumbprints(module, device_id, text, text),
+            ModuleCertificate::Authority => Self::with(
+                module,
+                device_id,
+                Authentication { symmetric_key: None, x509_thumbprint: None, r#type: "certificateAuthority" },
+            ),
+        }
+    }
+
+    pub(crate) fn with_thumbprints(
+        module: &'a Module,
+        device_id: &'a str,
+        primary_thumbprint: &'a str,
+        secondary_thumbprint: &'a str,
+    ) -> Self {
+        let x509_thumbprint = Some(Thumbprints { primary_thumbprint, secondary_thumbprint });
+        Self::with(module, device_id, Authentication { symmetric_key: None, x509_thumbprint, r#type: "x509" })
     }
 
     fn with(module: &'a Module, device_id: &'a str, authentication: Authentication<'a>) -> Self {

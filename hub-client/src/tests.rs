@@ -42,10 +42,13 @@ async fn certificates_are_registered_by_thumbprint_or_issuer() {
     for certificate in [ModuleCertificate::Thumbprint("AB12".into()), ModuleCertificate::Authority] {
         hub.set_certificate(&module(), &certificate, &IfMatch::Any, soon()).await.unwrap();
     }
+    hub.set_thumbprints(&module(), "AB13", "AB12", &IfMatch::Any, soon()).await.unwrap();
+    assert_eq!(server.requests().len(), 3);
     let begin = r#"{"moduleId":"a b","deviceId":"Pump=7","managedBy":"IotEdge","authentication":{"#;
     let expected = [
         r#""x509Thumbprint":{"primaryThumbprint":"AB12","secondaryThumbprint":"AB12"},"type":"x509"}}"#,
         r#""type":"certificateAuthority"}}"#,
+        r#""x509Thumbprint":{"primaryThumbprint":"AB13","secondaryThumbprint":"AB12"},"type":"x509"}}"#,
     ];
     for (seen, rest) in server.requests().iter().zip(expected) {
         assert_eq!((seen.body.clone(), seen.header("if-match")), (format!("{begin}{rest}"), Some("*")));

@@ -26,6 +26,7 @@ mod local;
 mod module_credentials;
 mod module_id;
 mod module_keys;
+mod module_renewal;
 mod modules;
 mod provision;
 mod reconcile;
@@ -251,6 +252,7 @@ impl Identityd {
         let prefer_known = settings.config.prefer_module_identity_cache;
         let module = device.modules.get(id, prefer_known).await?;
         let auth = device.modules.auth(&module, &self.module_credentials).await?;
+        device.modules.keep_valid(&module, &self.module_credentials);
         Ok(device.module_identity(&module, Some(auth)))
     }
 

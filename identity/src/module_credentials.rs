@@ -1,20 +1,24 @@
 //! What modules prove themselves with: keys, as ever, or certificates where the configuration wants them (`[module_x509]`).
 //! Knows no hub.
 
+mod next;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use http_common::Client;
+use http_common::{Client, chain};
 use hub_client::{Module, ModuleCertificate, ModuleKeys};
 use identity_api::Auth;
 use identity_api::config::{ModuleX509, Registration, Subject, module_certificate};
 use openssl::sha::sha256;
+use openssl::x509::X509;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::Error;
 use crate::csr;
 use crate::module_keys::MasterKey;
+use crate::module_renewal::Renewals;
 use crate::workshop::{CertificateError, Certified, Workshop};
 
 /// Makes what modules prove themselves with.
@@ -23,6 +27,7 @@ pub(crate) struct ModuleCredentials {
     workshop: Workshop,
     settings: RwLock<Option<Arc<ModuleX509>>>,
     turns: Turns,
+    renewals: Renewals,
 }
 
 /// One at a time looks at, and perhaps makes, the certificate of a module. These locks guard no data.
@@ -48,7 +53,8 @@ impl ModuleCredentials {
     /// By the services behind `keyd` and `workshop`. Asks nobody yet.
     pub(crate) fn new(keyd: Client, workshop: Workshop, settings: Option<&ModuleX509>) -> Self {
         let master = MasterKey::new(keyd);
-        let credentials = Self { master, workshop, settings: RwLock::default(), turns: Turns::default() };
+        let (none, turns, renewals) = <_>::default();
+        let credentials = Self { master, workshop, settings: none, turns, renewals };
         credentials.take_up(settings);
         credentials
     }
@@ -97,30 +103,18 @@ impl ModuleCredentials {
         device_id: &str,
         module_id: &str,
     ) -> Result<(ModuleCertificate, Auth), Error> {
-        let settings = self.settings_for(module_id);
-        let (registration, algorithm) = match &settings {
-            Some(settings) => (settings.registration, settings.key_algorithm.unwrap_or_default()),
-            None => Default::default(),
-        };
-        let what = Certified {
-            cert_id: module_certificate(module_id),
-            key_id: module_certificate(module_id),
-            subject: Some(Subject::CommonName(common_name(device_id, module_id, registration)?)),
-            algorithm,
-            is_made_anew: true,
-        };
-        let turn = Arc::clone(self.turns().entry(module_id.to_owned()).or_default());
+        let (registration, what) = self.certified(device_id, module_id)?;
+        let turn = self.turn(module_id);
         let _turn = turn.lock().await;
         let identity = self.workshop.obtain(&what).await?;
         let handle = self.workshop.handle(&what.key_id).await;
         let failed = |source| CertificateError::Keyd { id: what.key_id.clone(), source };
         let auth = Auth::X509 { key_handle: handle.map_err(failed)?, cert_id: what.cert_id.clone() };
-        let certificate = match (registration, identity.chain.first()) {
-            (Registration::Thumbprint, Some(leaf)) => {
-                let unreadable = |source| CertificateError::Unreadable { id: what.cert_id.clone(), source };
-                ModuleCertificate::Thumbprint(hex(&sha256(&leaf.to_der().map_err(unreadable)?)))
-            }
-            (Registration::Ca, _) | (Registration::Thumbprint, None) => ModuleCertificate::Authority,
+        let Some(leaf) = identity.chain.first() else { return Ok((ModuleCertificate::Authority, auth)) };
+        self.renewals.see(module_id, leaf);
+        let certificate = match registration {
+            Registration::Thumbprint => ModuleCertificate::Thumbprint(thumbprint(&what.cert_id, leaf)?),
+            Registration::Ca => ModuleCertificate::Authority,
         };
         Ok((certificate, auth))
     }
@@ -138,8 +132,28 @@ impl ModuleCredentials {
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
-            tracing::warn!("the certificate and key pair {id:?} stay: {}", http_common::chain(&error));
+            tracing::warn!("the certificate and key pair {id:?} stay: {}", chain(&error));
         }
+    }
+
+    /// The ids and the subject of a module's certificate, and by what the hub knows it.
+    fn certified(&self, device_id: &str, module_id: &str) -> Result<(Registration, Certified), Error> {
+        let (registration, algorithm) = match self.settings_for(module_id) {
+            Some(settings) => (settings.registration, settings.key_algorithm.unwrap_or_default()),
+            None => Default::default(),
+        };
+        let what = Certified {
+            cert_id: module_certificate(module_id),
+            key_id: module_certificate(module_id),
+            subject: Some(Subject::CommonName(common_name(device_id, module_id, registration)?)),
+            algorithm,
+            is_made_anew: true,
+        };
+        Ok((registration, what))
+    }
+
+    fn turn(&self, module_id: &str) -> Arc<AsyncMutex<()>> {
+        Arc::clone(self.turns().entry(module_id.to_owned()).or_default())
     }
 
     fn turns(&self) -> MutexGuard<'_, HashMap<String, Arc<AsyncMutex<()>>>> {
@@ -160,6 +174,12 @@ fn common_name(device_id: &str, module_id: &str, registration: Registration) -> 
         Registration::Ca if csr::cut(&name) != name => Err(Error::LongName { name }),
         Registration::Ca | Registration::Thumbprint => Ok(name),
     }
+}
+
+/// As hubs write it.
+fn thumbprint(id: &str, leaf: &X509) -> Result<String, CertificateError> {
+    let unreadable = |source| CertificateError::Unreadable { id: id.to_owned(), source };
+    Ok(hex(&sha256(&leaf.to_der().map_err(unreadable)?)))
 }
 
 fn hex(bytes: &[u8]) -> String {

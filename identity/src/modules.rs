@@ -20,6 +20,7 @@ mod certified;
 mod changes;
 mod gate;
 mod reads;
+mod renewal;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};

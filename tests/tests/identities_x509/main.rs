@@ -11,6 +11,7 @@ mod cloud;
 mod device;
 mod hardship;
 mod local;
+mod module_renewal;
 mod modules;
 mod plant;
 mod tpm;

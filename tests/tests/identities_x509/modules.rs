@@ -30,12 +30,12 @@ fn plant(more: &str) -> Plant {
 }
 
 #[track_caller]
-fn auth(reply: Reply) -> Value {
+pub(crate) fn auth(reply: Reply) -> Value {
     reply.expect(200).json()["spec"]["auth"].clone()
 }
 
 /// Sends an event to the hub as the module; the status.
-fn event(plant: &Plant, id: &str) -> String {
+pub(crate) fn event(plant: &Plant, id: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
     let pem = plant.certd.client().get(&format!("/certificates/module-{id}")).expect(200).string("pem");
