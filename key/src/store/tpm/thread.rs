@@ -3,6 +3,7 @@
 //! A TPM does one thing at a time. While one does not answer, whoever waits is told so after a while, and nobody else has
 //! to wait at all.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -46,9 +47,10 @@ impl TpmThread {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         limit: Duration,
-        job: impl FnMut(&mut Tpm) -> Result<T, TpmFault> + Send + 'static,
+        mut job: impl FnMut(&mut Tpm) -> Result<T, TpmFault> + Send + 'static,
     ) -> Result<T, TpmFault> {
-        match tokio::time::timeout(limit, self.submit(limit, job)?).await {
+        let reply = self.submit(limit, move |seat| seat.perform(&mut job))?;
+        match tokio::time::timeout(limit, reply).await {
             Ok(result) => result.map_err(|_| TpmFault::Thread)?,
             Err(_) => Err(TpmFault::TimedOut(limit)),
         }
@@ -67,8 +69,8 @@ impl TpmThread {
     fn submit<T: Send + 'static>(
         &self,
         limit: Duration,
-        mut job: impl FnMut(&mut Tpm) -> Result<T, TpmFault> + Send + 'static,
-    ) -> Result<oneshot::Receiver<Result<T, TpmFault>>, TpmFault> {
+        job: impl FnOnce(&mut Seat) -> T + Send + 'static,
+    ) -> Result<oneshot::Receiver<T>, TpmFault> {
         if let Some(Running { since, limit }) = &*state(&self.running)
             && since.elapsed() > *limit
         {
@@ -78,7 +80,7 @@ impl TpmThread {
         let work = Box::new(move |seat: &mut Seat| {
             // What nobody waits for any more is not begun.
             if !reply.is_closed() {
-                let _ = reply.send(seat.perform(&mut job));
+                let _ = reply.send(job(seat));
             }
         });
         match self.jobs.try_send(Job { limit, work }) {
@@ -92,7 +94,10 @@ impl TpmThread {
 fn work(mut seat: Seat, queue: &Receiver<Job>, running: &Mutex<Option<Running>>) {
     while let Ok(Job { limit, work }) = queue.recv() {
         *state(running) = Some(Running { since: Instant::now(), limit });
-        work(&mut seat);
+        // The one who waits for it learns of a panic from the end of its channel. Nobody knows what it left in the TPM.
+        if catch_unwind(AssertUnwindSafe(|| work(&mut seat))).is_err() {
+            seat.leave();
+        }
         *state(running) = None;
     }
 }
@@ -103,3 +108,17 @@ fn state(running: &Mutex<Option<Running>>) -> MutexGuard<'_, Option<Running>> {
 
 /// Jobs that wait; more are refused.
 const QUEUE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_job() {
+        let thread = TpmThread::start(key_api::Tpm::default()).unwrap();
+        let long = Duration::from_secs(20);
+        let panics = thread.submit(long, |_| -> u32 { panic!("on purpose") }).unwrap();
+        assert!(panics.await.is_err());
+        assert_eq!(thread.submit(long, |_| 7).unwrap().await, Ok(7));
+    }
+}
