@@ -2,6 +2,7 @@
 //! the commands are for.
 
 use std::ffi::CString;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -93,7 +94,9 @@ impl Connection {
     pub fn open(name: &[u8]) -> Result<Self, OpenError> {
         let c_name = CString::new(name).map_err(|_| OpenError::BadName)?;
         let tcti = Tcti::open(&c_name)?;
-        Ok(Self { is_managed: is_managed(name), ..Self::new(Box::new(tcti), is_exclusive(name)) })
+        let access = Access::of(name, Path::new(RESOURCE_MANAGER).exists());
+        let is_managed = access == Access::Managed;
+        Ok(Self { is_managed, ..Self::new(Box::new(tcti), access == Access::Exclusive) })
     }
 
     /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
@@ -195,14 +198,30 @@ fn listed(mut response: Response) -> Result<Vec<u32>, Garbled> {
     (0..count.min(MANY)).map(|_| response.u32()).collect()
 }
 
-/// Whether a TCTI of this name admits one user at a time.
-fn is_exclusive(tcti: &[u8]) -> bool {
-    ["swtpm", "mssim", "device:/dev/tpm0"].iter().any(|name| tcti.starts_with(name.as_bytes()))
+/// Who else may use a TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Nobody.
+    Exclusive,
+    /// Others, kept apart by a resource manager.
+    Managed,
+    /// The name of the TCTI does not tell.
+    Unknown,
 }
 
-/// Whether the name of a TCTI says that a resource manager is behind it.
-fn is_managed(tcti: &[u8]) -> bool {
-    tcti == b"device" || ["tabrmd", "device:/dev/tpmrm"].iter().any(|name| tcti.starts_with(name.as_bytes()))
+impl Access {
+    /// What the name of a TCTI says, on a machine that has the kernel's resource manager or not.
+    fn of(tcti: &[u8], has_manager: bool) -> Self {
+        let begins = |names: &[&str]| names.iter().any(|name| tcti.starts_with(name.as_bytes()));
+        match tcti {
+            // It takes the resource manager, or else the TPM itself.
+            b"device" | b"device:" if has_manager => Self::Managed,
+            b"device" | b"device:" => Self::Exclusive,
+            _ if begins(&["tabrmd", "device:/dev/tpmrm"]) => Self::Managed,
+            _ if begins(&["swtpm", "mssim", "device:/dev/tpm"]) => Self::Exclusive,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// What may make a refused command succeed.
@@ -224,6 +243,7 @@ fn remedy(refused: &Failure) -> Remedy {
 
 /// Milliseconds before each repetition that the TPM asks for; some 13 s in all.
 const PAUSES: &[u64] = &[2, 5, 10, 20, 50, 100, 200, 400, 800, 1600, 2000, 2000, 2000, 2000, 2000];
+const RESOURCE_MANAGER: &str = "/dev/tpmrm0";
 /// TPM_SU_CLEAR.
 const CLEAR: u16 = 0;
 /// TPM_CAP_HANDLES.
@@ -272,6 +292,21 @@ mod tests {
         let result = Connection::new(Box::new(script), false).order(&Command::new(READ_PUBLIC).handle(1));
         let commands = commands.lock().unwrap().clone();
         (result, commands)
+    }
+
+    #[test]
+    fn names_say_who_else_there_is() {
+        for (name, with_manager, without) in [
+            ("device", Access::Managed, Access::Exclusive),
+            ("device:/dev/tpmrm0", Access::Managed, Access::Managed),
+            ("device:/dev/tpm0", Access::Exclusive, Access::Exclusive),
+            ("swtpm:port=2321", Access::Exclusive, Access::Exclusive),
+            ("tabrmd", Access::Managed, Access::Managed),
+            ("", Access::Unknown, Access::Unknown),
+        ] {
+            assert_eq!(Access::of(name.as_bytes(), true), with_manager, "{name}");
+            assert_eq!(Access::of(name.as_bytes(), false), without, "{name}");
+        }
     }
 
     #[test]
