@@ -44,8 +44,9 @@ impl LocatedStore {
             PreloadedUri::File(_) | PreloadedUri::Tpm(_) => None,
         });
         let tokens = Tokens::new(path, homedir_path.as_deref(), base.iter().chain(preloaded));
-        if let Some(base) = base {
-            tokens.connect(base)?;
+        match base {
+            Some(base) => tokens.connect(base)?,
+            None => tokens.prepare(),
         }
         Ok(Self {
             files: FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone())

@@ -9,4 +9,5 @@ mod hardship;
 mod journeys;
 mod outages;
 mod pins;
+mod start;
 mod threads;

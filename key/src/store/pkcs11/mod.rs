@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::Duration;
 
 use key_api::{KeyUsage, ObjectName, TokenName, TokenUri};
@@ -74,6 +75,20 @@ impl Tokens {
         let token = |(name, pin): (TokenName, _)| (name.clone(), Token::new(name, pin, Arc::clone(&module)));
         let by_name = pins.into_iter().map(token).collect();
         Self { module, by_name }
+    }
+
+    /// Loads the library without waiting for it, so that what is wrong with it is told at the start and not to the first who
+    /// asks for a key.
+    pub(super) fn prepare(&self) {
+        let module = Arc::clone(&self.module);
+        let load = move || {
+            if let Err(fault) = module.ready().map(drop) {
+                tracing::error!("keys on tokens cannot be used: {fault}");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("pkcs11-start".to_owned()).spawn(load) {
+            tracing::warn!("the PKCS #11 library is loaded when it is needed: {error}");
+        }
     }
 
     /// Opens a session with the token of `uri`. A PIN that is of no use is logged and no error, lest a service that is
