@@ -8,7 +8,7 @@ use config_common::{Endpoints, Nobody, User, Who};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
-use tpm_api::AuthValue;
+use tpm_api::{AuthValue, Tcti};
 use url::Url;
 
 use crate::TokenUri;
@@ -76,7 +76,7 @@ pub struct AziotKeys {
 #[serde(default)]
 pub struct Tpm {
     /// How the TPM is reached, for the TCTI loader of tpm2-tss; empty to try all that it knows.
-    pub tcti: String,
+    pub tcti: Tcti,
     /// Whether new keys are made in the TPM, but for those that are preloaded from elsewhere. PKCS#11 tokens come first.
     pub new_keys: bool,
     /// What the TPM's hierarchies ask for, if they do.
@@ -96,7 +96,7 @@ pub struct TpmAuthorization {
 impl Default for Tpm {
     fn default() -> Self {
         Self {
-            tcti: "device:/dev/tpmrm0".to_owned(),
+            tcti: Tcti::resource_manager(),
             new_keys: false,
             hierarchy_authorization: TpmAuthorization::default(),
         }
@@ -275,6 +275,7 @@ mod tests {
             pkcs11_lib_path = "/usr/lib/libtpm2_pkcs11.so.1"
             pkcs11_base_slot = "pkcs11:token=gateway?pin-value=0815"
             [tpm]
+            tcti = "tabrmd"
             new_keys = true
             [tpm.hierarchy_authorization]
             owner = "own-me"
@@ -317,6 +318,8 @@ mod tests {
             "[preloaded_keys]\n\"\" = 'file:///x'",
             "[preloaded_keys]\nx = 7",
             "[tpm.hierarchy_authorization]\nowner = 7",
+            "[tpm]\ntcti = \"a\\u0000\"",
+            "[tpm]\ntcti = 7",
             "[[principal]]\nuid = -1\nkeys = []",
             "[[principal]]\nuid = 4294967296\nkeys = []",
             "[[principal]]\nuid = 1",

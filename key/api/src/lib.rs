@@ -13,7 +13,7 @@ mod usage;
 pub use config::{AziotKeys, BadUri, Config, PreloadedUri, Principal, Tpm, TpmAuthorization};
 pub use mechanism::{Aead, Decrypt, Encrypt, EncryptMechanism, Sign, SignMechanism};
 pub use token_uri::{ObjectName, PinSource, TokenName, TokenUri};
-pub use tpm_api::AuthValue;
+pub use tpm_api::{AuthValue, Tcti};
 pub use types::{
     Ciphertext, CreateDerivedKey, CreateKey, CreateKeyPair, DeleteKey, DeleteKeyPair, DerivedKey,
     ExportDerivedKey, GetParameter, KeyHandle, KeyHandleReply, LoadKey, LoadKeyPair, MoveKeyPair, Parameter,

@@ -104,6 +104,11 @@ impl From<Principal> for WrittenPrincipal {
 pub struct Tcti(Vec<u8>);
 
 impl Tcti {
+    /// The kernel's resource manager of the first TPM, by its name.
+    pub fn resource_manager() -> Self {
+        Self(b"device:/dev/tpmrm0".to_vec())
+    }
+
     /// The bytes for the loader, without its final zero.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

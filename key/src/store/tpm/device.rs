@@ -35,8 +35,10 @@ impl Tpm {
     pub(super) fn open(config: &key_api::Tpm) -> Result<Self, TpmFault> {
         let key_api::Tpm { tcti, new_keys: _, hierarchy_authorization } = config;
         let owner = hierarchy_authorization.owner.clone();
-        let mut connection = Connection::open(tcti.as_bytes())
-            .map_err(|error| TpmFault::Unreachable { tcti: tcti.clone(), error })?;
+        let mut connection = Connection::open(tcti.as_bytes()).map_err(|error| TpmFault::Unreachable {
+            tcti: String::from_utf8_lossy(tcti.as_bytes()).into_owned(),
+            error,
+        })?;
         connection.ensure(&STORAGE_ROOT, |hierarchy| match hierarchy {
             Hierarchy::Owner => owner.as_bytes(),
             Hierarchy::Endorsement => &[], // nothing is done in its name
