@@ -1,6 +1,7 @@
 //! Why certd refuses, and which status that is. The only file of certd that knows statuses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_common::{ApiError, StatusCode};
 
@@ -103,8 +104,25 @@ impl Error {
     }
 }
 
+impl Error {
+    /// When an EST server wants to be asked again for a certificate, if that is all that is wrong.
+    fn ask_again_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotIssued { source, .. } => source.ask_again_after(),
+            Self::Joined(error) => error.ask_again_after(),
+            _ => None,
+        }
+    }
+}
+
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        Self::from_error(error.status(), &error)
+        let mut refusal = Self::from_error(error.status(), &error);
+        if let Some(wait) = error.ask_again_after() {
+            refusal.message =
+                "the EST server has not decided on this certificate yet; ask again later".to_owned();
+            refusal.retry_after = Some(wait.as_secs()).filter(|wait| *wait > 0);
+        }
+        refusal
     }
 }

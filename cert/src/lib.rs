@@ -82,7 +82,8 @@ impl Certd {
             tracing::warn!("{}", http_common::chain(&error));
         }
         let renewals = Arc::new(Renewals::new(journals));
-        let issuing = Issuing::new(Keys::new(keyd, private), Arc::clone(&turns), Arc::clone(&renewals));
+        let keys = Keys::new(keyd, private);
+        let issuing = Issuing::new(keys, Arc::clone(&turns), Arc::clone(&renewals), &config.homedir_path);
         let current = Current::new(&config, &config);
         if let Err(error) = current.store.clean() {
             tracing::warn!("{}", http_common::chain(&error));

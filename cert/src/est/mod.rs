@@ -74,17 +74,23 @@ impl Server {
 
     /// The certificates of the authority.
     pub(crate) async fn authorities(&self) -> Result<Vec<X509>, EstError> {
-        self.certificates(Operation::CaCerts, String::new()).await
+        self.certificates(Operation::CaCerts, String::new(), &|_| {}).await
     }
 
-    /// What the authority issues for `csr`, in the server's order.
-    pub(crate) async fn enroll(&self, operation: Operation, csr: &X509ReqRef) -> Result<Vec<X509>, EstError> {
+    /// What the authority issues for `csr`, in the server's order. `undecided` is told when it has not decided yet, and
+    /// when it wants to be asked again, if it says so.
+    pub(crate) async fn enroll(
+        &self,
+        operation: Operation,
+        csr: &X509ReqRef,
+        undecided: &dyn Fn(Option<Duration>),
+    ) -> Result<Vec<X509>, EstError> {
         let text = STANDARD.encode(csr.to_der().map_err(|_| EstError::Unsendable("the request"))?);
-        match self.certificates(operation, lines(&text)).await {
+        match self.certificates(operation, lines(&text), undecided).await {
             // All should take line ends (RFC 8951, 3.1). Those that do not see garbage, and say so.
             Err(EstError::Refused { status: StatusCode::BAD_REQUEST, .. }) => {
                 tracing::info!("{} asks {} again, without line ends", operation.name(), self.base);
-                self.certificates(operation, text).await
+                self.certificates(operation, text, undecided).await
             }
             answer => answer,
         }
@@ -92,7 +98,7 @@ impl Server {
 
     /// The kinds of keys that the authority wishes, in keyd's form; none if it has no wish, or does not say.
     pub(crate) async fn key_algorithms(&self) -> Result<Option<&'static str>, EstError> {
-        let (url, answer) = match self.exchange(Operation::CsrAttrs, "").await {
+        let (url, answer) = match self.exchange(Operation::CsrAttrs, "", &|_| {}).await {
             Err(EstError::Refused { status, .. }) if NOT_OFFERED.contains(&status) => return Ok(None),
             answer => answer?,
         };
@@ -103,21 +109,32 @@ impl Server {
             .map_err(|source| EstError::BadAnswer { url: url.into(), source })
     }
 
-    async fn certificates(&self, operation: Operation, body: String) -> Result<Vec<X509>, EstError> {
-        let (url, answer) = self.exchange(operation, &body).await?;
+    async fn certificates(
+        &self,
+        operation: Operation,
+        body: String,
+        undecided: &dyn Fn(Option<Duration>),
+    ) -> Result<Vec<X509>, EstError> {
+        let (url, answer) = self.exchange(operation, &body, undecided).await?;
         let found = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let read = answer::check_type(found, PKCS7).and_then(|()| answer::certificates(answer.body()));
         read.map_err(|source| EstError::BadAnswer { url: url.into(), source })
     }
 
     /// The answer with a status of success, and where it came from.
-    async fn exchange(&self, operation: Operation, body: &str) -> Result<(Url, Response<Bytes>), EstError> {
+    async fn exchange(
+        &self,
+        operation: Operation,
+        body: &str,
+        undecided: &dyn Fn(Option<Duration>),
+    ) -> Result<(Url, Response<Bytes>), EstError> {
         let mut attempts = Attempts::default();
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             let pause = match self.follow(operation, body, left).await {
                 Ok((url, answer)) if answer.status() == StatusCode::ACCEPTED => {
                     let after = retry_after(&answer);
+                    undecided(after);
                     match after.map(|after| after.max(SHORTEST_WAIT)) {
                         Some(pause) if pause < left => pause,
                         _ => return Err(EstError::Pending { url: url.into(), after }),

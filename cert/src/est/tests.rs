@@ -28,7 +28,7 @@ fn csr() -> X509Req {
 }
 
 async fn enroll(server: &Server) -> Result<Vec<X509>, EstError> {
-    server.enroll(Operation::SimpleEnroll, &csr()).await
+    server.enroll(Operation::SimpleEnroll, &csr(), &|_| {}).await
 }
 
 fn raw(status: u16, headers: &str) -> Answer {
@@ -232,11 +232,11 @@ async fn a_client_certificate_is_shown() {
     let client = Server::new(&server.url("").parse().unwrap(), None, with(Some(identity)), deadline).unwrap();
     enroll(&client).await.unwrap();
     assert_eq!(server.seen()[0].client_name().as_deref(), Some("boot"));
-    let again = client.enroll(Operation::SimpleReenroll, &csr()).await.unwrap_err();
+    let again = client.enroll(Operation::SimpleReenroll, &csr(), &|_| {}).await.unwrap_err();
     assert!(matches!(again, EstError::Refused { .. }), "another subject: {again}");
     let same = request("boot", &ec_key(), vec![]);
     assert_eq!(same.subject_name().to_der().unwrap(), name("boot").to_der().unwrap());
-    client.enroll(Operation::SimpleReenroll, &same).await.unwrap();
+    client.enroll(Operation::SimpleReenroll, &same, &|_| {}).await.unwrap();
     let nobody = Server::new(&server.url("").parse().unwrap(), None, with(None), deadline).unwrap();
     assert!(enroll(&nobody).await.unwrap_err().is_unauthorized());
 }

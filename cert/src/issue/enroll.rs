@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cert_api::{EstIdentity, KeyAlgorithm};
+use cert_renewal::Digest;
 use http_common::https::{ClientIdentity, HttpsOptions, ProxyRules, Trust};
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Public};
@@ -15,6 +16,7 @@ use super::csr::Csr;
 use super::identity::{NoIdentity, Usable};
 use super::name::SubjectOverride;
 use super::target::Target;
+use super::undecided::{Kept, Undecided};
 use super::{NotIssued, now};
 use crate::est::thread::Threads;
 use crate::est::{EstError, Operation, Server, chain};
@@ -29,6 +31,7 @@ pub(crate) struct Est {
     pub(super) keys: Keys,
     pub(super) turns: Arc<Turns>,
     pub(super) renewals: Arc<Renewals>,
+    undecided: Undecided,
     threads: Threads,
     /// First identities that are being got, by the ids of certificate and key.
     bootstraps: Joined<(String, String), Result<ClientIdentity, Arc<NotIssued>>>,
@@ -47,8 +50,9 @@ pub(crate) struct Way {
 }
 
 impl Est {
-    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>) -> Self {
-        Self { keys, turns, renewals, threads: Threads::default(), bootstraps: Joined::default() }
+    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>, undecided: Undecided) -> Self {
+        let (threads, bootstraps) = (Threads::default(), Joined::default());
+        Self { keys, turns, renewals, undecided, threads, bootstraps }
     }
 
     /// The chain for `csr` under the id `id`, in PEM.
@@ -70,28 +74,54 @@ impl Est {
             }
             None => Ok(csr.subject().to_owned()?),
         };
-        let first = match self.identity(current, identity, way.deadline).await {
+        let first = match self.identity(current, identity).await {
             // It stays what it is until the answer is there.
-            Ok(Usable { client, _kept }) => enroll(Some(client)).await,
+            Ok(Usable { client, digest, _kept }) => (enroll(Some(client)).await, digest),
             Err(NoIdentity::Failed(error)) => return Err(error),
+            Err(NoIdentity::Unusable(why)) if bootstrap.is_none() => {
+                return Err(NotIssued::NoIdentity { cert: identity.cert.to_owned(), why });
+            }
             Err(NoIdentity::Unusable(why)) => {
-                let Some(bootstrap) = bootstrap else {
-                    return Err(NotIssued::NoIdentity { cert: identity.cert.to_owned(), why });
-                };
                 tracing::info!("a new EST identity {:?} is needed: {why}", identity.cert);
                 let client = self.bootstrapped(current, &way, identity, bootstrap, subject()?).await?;
                 return Ok(chain::to_pem(&enroll(Some(client)).await?)?);
             }
+            Err(NoIdentity::Gone { digest, why }) => {
+                return self.enroll_anew(&way, identity, digest, why, csr.request()).await;
+            }
         };
-        let chain = match (first, bootstrap) {
+        let chain = match first {
             // With a password in play, it may be that which is wrong.
-            (Err(error), Some(bootstrap)) if error.is_unauthorized() && way.basic.is_none() => {
+            (Err(error), digest) if error.is_unauthorized() && way.basic.is_none() && bootstrap.is_some() => {
                 tracing::warn!("the EST server does not accept the identity {:?}: {error}", identity.cert);
+                if let Some(digest) = digest {
+                    let why = "the EST server does not accept it".to_owned();
+                    return self.enroll_anew(&way, identity, digest, why, csr.request()).await;
+                }
                 let client = self.bootstrapped(current, &way, identity, bootstrap, subject()?).await?;
                 enroll(Some(client)).await?
             }
             (chain, _) => chain?,
         };
+        Ok(chain::to_pem(&chain)?)
+    }
+
+    /// The chain for `csr` by another identity in the place of `digest`, which is not good any more: `why`.
+    async fn enroll_anew(
+        &self,
+        way: &Way,
+        identity: EstIdentity<'_>,
+        digest: Digest,
+        why: String,
+        csr: &X509ReqRef,
+    ) -> Result<String, NotIssued> {
+        let cert = || identity.cert.to_owned();
+        let Some(renewal) = self.renewals.of(identity) else {
+            return Err(NotIssued::NoIdentity { cert: cert(), why });
+        };
+        let Usable { client, _kept, .. } =
+            self.replaced(&renewal, identity, digest, why, way.deadline).await?;
+        let chain = self.enroll(way, Some(client), Operation::SimpleEnroll, csr).await?;
         Ok(chain::to_pem(&chain)?)
     }
 
@@ -118,7 +148,8 @@ impl Est {
         })
     }
 
-    /// Has `csr` issued by the server, as `client`: the chain, the leaf first.
+    /// Has `csr` issued by the server, as `client`: the chain, the leaf first. If the server has not decided yet on a
+    /// request that says the same, it is asked with that one; if it does not want to be asked yet, it is not.
     pub(crate) async fn enroll(
         &self,
         way: &Way,
@@ -126,14 +157,29 @@ impl Est {
         operation: Operation,
         csr: &X509ReqRef,
     ) -> Result<Vec<X509>, EstError> {
-        let csr = copy(csr).map_err(|_| EstError::Unsendable("the request"))?;
-        self.talk(way, client, async move |server: Server| {
+        let unsendable = || EstError::Unsendable("the request");
+        let csr = copy(csr).map_err(|_| unsendable())?;
+        let place = self.undecided.place(&way.url, operation, &csr).ok_or_else(unsendable)?;
+        let look = place.clone();
+        let csr = match blocking(move || look.kept()).await.flatten() {
+            Some(Kept { wait: Some(wait), .. }) => {
+                return Err(EstError::Pending { url: way.url.to_string(), after: Some(wait) });
+            }
+            Some(Kept { request, wait: None }) => request,
+            None => csr,
+        };
+        let keeping = place.clone();
+        let issued = self.talk(way, client, async move |server: Server| {
             let key: PKey<Public> = csr.public_key().map_err(|_| EstError::Unsendable("the request"))?;
             let authorities = server.authorities().await?;
-            let issued = server.enroll(operation, &csr).await?;
+            let issued = server.enroll(operation, &csr, &|wait| keeping.keep(&csr, wait)).await?;
             Ok(chain::build(&key, issued, authorities)?)
-        })
-        .await
+        });
+        let issued = issued.await;
+        if is_decided(&issued) {
+            blocking(move || place.forget()).await;
+        }
+        issued
     }
 
     /// Has a conversation with the server, as `client`.
@@ -175,9 +221,10 @@ impl Est {
         current: &Arc<Current>,
         way: &Way,
         identity: EstIdentity<'_>,
-        bootstrap: EstIdentity<'_>,
+        bootstrap: Option<EstIdentity<'_>>,
         subject: X509Name,
     ) -> Result<ClientIdentity, NotIssued> {
+        let bootstrap = bootstrap.ok_or(NotIssued::NoAuthentication)?;
         let ids = (identity.cert.to_owned(), identity.pk.to_owned());
         let work = async {
             let renewal = self.renewals.of(identity);
@@ -195,6 +242,20 @@ impl Est {
 /// Whether a certificate's time is over.
 pub(crate) fn is_expired(certificate: &X509) -> bool {
     openssl::asn1::Asn1Time::from_unix(now()).is_ok_and(|now| certificate.not_after() <= now)
+}
+
+/// Whether the server need not be asked again with the same request.
+fn is_decided(issued: &Result<Vec<X509>, EstError>) -> bool {
+    use http_common::StatusCode as Status;
+    match issued {
+        Ok(_) | Err(EstError::NotOurs(_)) => true,
+        // It may be who asks that is refused, not what is asked for.
+        Err(EstError::Refused { status, .. }) => {
+            let others = [Status::UNAUTHORIZED, Status::FORBIDDEN, Status::TOO_MANY_REQUESTS];
+            status.is_client_error() && !others.contains(status)
+        }
+        Err(_) => false,
+    }
 }
 
 /// `openssl` has no `Clone` for requests.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cert_api::EstIdentity;
-use cert_renewal::{Error as Renewing, Hold, Pair, Slot};
+use cert_renewal::{Digest, Error as Renewing, Hold, Pair, Slot};
 use http_common::https::ClientIdentity;
 
 use super::enroll::{Est, is_expired};
@@ -16,6 +16,8 @@ use crate::{Current, blocking};
 /// An identity to connect as.
 pub(crate) struct Usable {
     pub(crate) client: ClientIdentity,
+    /// Which certificate it is, if it is one that is renewed.
+    pub(crate) digest: Option<Digest>,
     /// Certificate and key stay where they are until this is dropped.
     pub(crate) _kept: Option<Hold>,
 }
@@ -24,41 +26,69 @@ pub(crate) struct Usable {
 pub(crate) enum NoIdentity {
     /// Another one is needed.
     Unusable(String),
+    /// It is one that is renewed, and its time is over.
+    Gone {
+        /// Its certificate.
+        digest: Digest,
+        /// How one can see that.
+        why: String,
+    },
     /// That cannot be said now.
     Failed(NotIssued),
 }
 
 impl Est {
-    /// An identity with its key, if it can be used: it exists, is valid, and the key is its key. One that has expired is
-    /// renewed first, until `deadline`.
+    /// An identity with its key, if it can be used: it exists, is valid, and the key is its key.
     pub(super) async fn identity(
         &self,
         current: &Arc<Current>,
         identity: EstIdentity<'_>,
-        deadline: Instant,
     ) -> Result<Usable, NoIdentity> {
-        let Some(renewal) = self.renewals.of(identity) else { return self.unkept(current, identity).await };
-        let pair = match pair(&renewal).await? {
-            pair if pair.certificate.validity().is_over(now()) => {
-                drop(pair);
-                let left = deadline.saturating_duration_since(Instant::now());
-                // Whether it has helped is seen; and being interrupted does not harm it.
-                let _ = tokio::time::timeout(left.saturating_sub(REST), renewal.go_on()).await;
-                self::pair(&renewal).await?
-            }
-            pair => pair,
-        };
-        let Pair { certificate, slot, hold } = pair;
+        match self.renewals.of(identity) {
+            Some(renewal) => self.kept(&renewal, identity).await,
+            None => self.unkept(current, identity).await,
+        }
+    }
+
+    /// Another identity in the place of `digest`, which is not good any more: `why`. It has a new key, if that can be: the old
+    /// one may be what is not liked.
+    pub(super) async fn replaced(
+        &self,
+        renewal: &EstRenewal,
+        identity: EstIdentity<'_>,
+        digest: Digest,
+        why: String,
+        deadline: Instant,
+    ) -> Result<Usable, NotIssued> {
+        let cert = identity.cert.to_owned();
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(REST);
+        // Whether it has helped is seen; and being interrupted does not harm it.
+        let replaced = tokio::time::timeout(left, renewal.replace(digest)).await;
+        match replaced {
+            Ok(Err(error)) => Err(NotIssued::NotReplaced { cert, why, source: Arc::new(error) }),
+            Ok(Ok(())) | Err(_) => match self.kept(renewal, identity).await {
+                Ok(usable) if usable.digest != Some(digest) => Ok(usable),
+                Err(NoIdentity::Failed(error)) => Err(error),
+                _ => Err(NotIssued::NoIdentity { cert, why }),
+            },
+        }
+    }
+
+    /// One that is renewed, as it is now.
+    async fn kept(&self, renewal: &EstRenewal, identity: EstIdentity<'_>) -> Result<Usable, NoIdentity> {
+        let Pair { certificate, slot, hold } = pair(renewal).await?;
+        let digest = certificate.digest();
         if certificate.validity().is_over(now()) {
             let until = certificate.chain().first().map(|leaf| leaf.not_after().to_string());
-            return Err(NoIdentity::Unusable(format!("it has expired ({})", until.unwrap_or_default())));
+            let why = format!("it has expired ({})", until.unwrap_or_default());
+            return Err(NoIdentity::Gone { digest, why });
         }
         let key = match slot {
             Slot::Current => self.private_key(identity.pk).await,
             Slot::Temporary => self.private_key(&temporary(identity.pk)).await,
         };
         let client = ClientIdentity { chain: certificate.chain().to_vec(), key: key? };
-        Ok(Usable { client, _kept: Some(hold) })
+        Ok(Usable { client, digest: Some(digest), _kept: Some(hold) })
     }
 
     /// The same, where another one is no way out.
@@ -70,7 +100,9 @@ impl Est {
         let usable = self.unkept(current, identity).await;
         usable.map(|usable| usable.client).map_err(|error| match error {
             NoIdentity::Failed(error) => error,
-            NoIdentity::Unusable(why) => NotIssued::UnusableIdentity { cert: identity.cert.to_owned(), why },
+            NoIdentity::Unusable(why) | NoIdentity::Gone { why, .. } => {
+                NotIssued::UnusableIdentity { cert: identity.cert.to_owned(), why }
+            }
         })
     }
 
@@ -91,7 +123,9 @@ impl Est {
             key => key.map_err(NoIdentity::Failed)?,
         };
         match chain[0].public_key().map(|public| public.public_eq(&key.public)) {
-            Ok(true) => Ok(Usable { client: ClientIdentity { chain, key: key.private }, _kept: None }),
+            Ok(true) => {
+                Ok(Usable { client: ClientIdentity { chain, key: key.private }, digest: None, _kept: None })
+            }
             Ok(false) => Err(NoIdentity::Unusable(format!("the key {:?} is not its key", identity.pk))),
             Err(error) => Err(NoIdentity::Failed(error.into())),
         }

@@ -8,7 +8,9 @@ mod identity;
 mod name;
 mod sign;
 mod target;
+mod undecided;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +31,7 @@ use crate::{Current, blocking};
 use enroll::Est;
 use name::SubjectOverride;
 use sign::Options;
+use undecided::Undecided;
 
 pub use csr::BadCsr;
 pub(crate) use csr::Csr;
@@ -116,6 +119,16 @@ pub enum NotIssued {
         /// Why.
         source: Arc<NotIssued>,
     },
+    /// An identity that is not good any more was not replaced.
+    #[error("the EST identity {cert:?} is not good any more, {why}, and could not be replaced")]
+    NotReplaced {
+        /// The id of its certificate.
+        cert: String,
+        /// What is wrong with it.
+        why: String,
+        /// Why.
+        source: Arc<cert_renewal::Error<NotRenewed>>,
+    },
     /// Nothing can be said about an identity that is kept valid.
     #[error("its EST identity cannot be looked at")]
     Renewing(#[source] Box<cert_renewal::Error<NotRenewed>>),
@@ -136,14 +149,26 @@ impl NotIssued {
         match self {
             Self::Est(EstError::Pending { after, .. }) => Some(after.unwrap_or_default()),
             Self::NotBootstrapped { source, .. } => source.ask_again_after(),
+            Self::NotReplaced { source, .. } => match &**source {
+                cert_renewal::Error::Failed { source: NotRenewed::NotIssued(error), .. } => {
+                    error.ask_again_after()
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
 }
 
 impl Issuing {
-    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>) -> Self {
-        Self { est: Est::new(keys.clone(), turns, renewals), keys, signing: Semaphore::new(SIGNING) }
+    /// With state in the directory `home`. May wait for the disk.
+    pub(crate) fn new(keys: Keys, turns: Arc<Turns>, renewals: Arc<Renewals>, home: &Path) -> Self {
+        let undecided = Undecided::new(home.join(undecided::DIRECTORY));
+        if let Err(error) = undecided.clean() {
+            tracing::warn!("{}", http_common::chain(&error));
+        }
+        let est = Est::new(keys.clone(), turns, renewals, undecided);
+        Self { est, keys, signing: Semaphore::new(SIGNING) }
     }
 
     /// The chain for `csr` under the id `id`, in PEM.

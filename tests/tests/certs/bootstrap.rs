@@ -95,6 +95,34 @@ fn an_identity_whose_key_is_another_is_replaced() {
     assert_eq!(key, public, "a key that was made before is used");
 }
 
+/// The old key may be what the server does not like.
+#[test]
+fn a_refused_identity_gets_a_new_key() {
+    let server = EstServer::start(settings());
+    let plant = plant(&server, "");
+    give(&plant, "est-id", &Issued::root("stranger").leaf("not from here"));
+    let key = |plant: &Plant| {
+        let client = plant.keyd.client();
+        client.public_key(&client.load_pair("est-id"))
+    };
+    let old = key(&plant);
+    chain(plant.client().issue("press", &csr("a")));
+    assert_eq!(server.enrolments().len(), 2);
+    assert!(key(&plant) != old && chain(plant.client().fetch("est-id"))[0] == server.issued()[0]);
+    assert_eq!(plant.keyd.client().get("/keypair/est-id-temp").status, 400);
+    chain(plant.client().issue("press", &csr("a")));
+    assert_eq!(server.enrolments().len(), 3, "the new one does");
+    // A server that does not give another one: the old one stays.
+    give(&plant, "est-id", &Issued::root("stranger").leaf("not from here"));
+    let (old, certificate) = (key(&plant), chain(plant.client().fetch("est-id")));
+    server.next("simpleenroll", Answer::Raw(503, String::new(), vec![]));
+    server.next("simpleenroll", Answer::Raw(503, String::new(), vec![]));
+    plant.client().issue("press", &csr("a")).expect(500);
+    assert!(key(&plant) == old && chain(plant.client().fetch("est-id")) == certificate);
+    chain(plant.client().issue("press", &csr("a")));
+    assert!(key(&plant) != old);
+}
+
 #[test]
 fn nothing_is_lost_when_the_first_identity_is_not_given() {
     let server = EstServer::start(settings());

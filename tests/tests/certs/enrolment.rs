@@ -54,8 +54,10 @@ fn certs_54_answers_that_are_none_change_nothing() {
     let before = chain(plant.client().issue("press", &csr("a")));
     let raw = |status, headers: &str| Answer::Raw(status, headers.to_owned(), vec![]);
     let other: X509 = server.settings().root.leaf("somebody else").cert;
+    server.next("simpleenroll", raw(202, ""));
+    let message = plant.client().issue("press", &csr("a")).expect(500).string("message");
+    assert!(message.contains("has not decided"), "{message}");
     for answer in [
-        raw(202, ""),
         raw(302, "location: https://elsewhere.example/\r\n"),
         raw(401, ""),
         raw(404, ""),

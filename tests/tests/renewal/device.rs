@@ -86,9 +86,7 @@ impl Device {
     fn by(keyd: Setup, life: i64, provisioning: impl FnOnce(&Sim) -> String, user: Option<u32>) -> Device {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
-        let label = json!({ "authentication": "basic", "validity_secs": life - life * 9 / 10,
-            "backdate_secs": life * 9 / 10 });
-        admin(&sim, "PUT", "/est/labels/default", &label);
+        admin(&sim, "PUT", "/est/labels/default", &label(life, 0));
         let root = admin(&sim, "GET", "/est", &Value::Null)["root"].clone();
         let anchors = json!({ "primary": { "certificate": root } });
         let attestation = json!({ "type": "x509", "x509": { "signingCertificates": anchors } });
@@ -188,6 +186,13 @@ impl Device {
         let temporary = self.keyd.client().get("/keypair/device-id-temp").status;
         assert_eq!(temporary, 400, "{story}: the temporary key is left");
     }
+}
+
+/// How EST issues certificates with a life of `life` seconds, after so many answers that it is not decided.
+fn label(life: i64, pending: u32) -> Value {
+    let over = life * 9 / 10;
+    json!({ "authentication": "basic", "validity_secs": life - over, "backdate_secs": over, "pending": pending,
+        "retry_after": null })
 }
 
 /// A device that DPS knows by a certificate's issuer.
@@ -371,4 +376,38 @@ fn modules_have_nothing_to_do_with_it() {
     device.recover();
     assert!(device.identity() != old && device.identityd.log().contains("was renewed"));
     assert_eq!(module(&device), generation);
+}
+
+/// Somebody decides on each request by hand: identityd asks for one certificate, with one key, however often.
+#[test]
+fn a_device_whose_first_certificate_takes_time_asks_for_one_only() {
+    let mut device = Device::new(true);
+    device.identityd.kill();
+    assert_eq!(device.certd.client().delete("/certificates/device-id", None).status, 204);
+    let client = device.keyd.client();
+    let handle = json!({ "keyHandle": client.load_pair("device-id") });
+    assert_eq!(client.delete("/keypair", Some(&handle)).status, 204);
+    admin(&device.sim, "PUT", "/est/labels/default", &label(LIFE, 3));
+    let est =
+        |device: &Device| admin(&device.sim, "GET", "/est", &Value::Null)["issued"].as_array().unwrap().len();
+    let before = est(&device);
+    for _ in 0..3 {
+        device.identityd.restart();
+        wait_for("the answer that it is not decided", PATIENCE, || {
+            device.identityd.log().contains("has not decided").then_some(())
+        });
+        assert_eq!(est(&device), before);
+        device.identityd.kill();
+        device.certd.restart();
+    }
+    device.identityd.restart();
+    wait_for("the certificate", PATIENCE, || (est(&device) > before).then_some(()));
+    wait_for("the device to be let in", PATIENCE, || {
+        let reply = device.identityd.client().post("/identities/device", &json!({ "type": "aziot" }));
+        (reply.status == 200).then_some(())
+    });
+    assert_eq!(est(&device), before + 1);
+    admin(&device.sim, "PUT", "/est/labels/default", &label(LIFE, 0));
+    device.wait_for_the_end();
+    device.check_pair("with its first certificate");
 }

@@ -5,6 +5,7 @@
 
 mod device;
 mod gate;
+mod pending;
 mod rights;
 mod schedule;
 mod site;
@@ -16,7 +17,7 @@ use openssl::{
     ec::{EcGroup, EcKey},
     hash::MessageDigest,
     nid::Nid,
-    pkey::PKey,
+    pkey::{PKey, Private},
     x509::{X509Name, X509Req},
 };
 use serde_json::json;
@@ -167,13 +168,21 @@ fn a_new_identity_that_is_refused_leaves_the_old_one() {
 
 /// A request for a certificate, with a key of its own.
 fn csr() -> String {
+    csr_for(&new_key())
+}
+
+fn new_key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+/// The same for `key`, with a signature that is another one each time.
+fn csr_for(key: &PKey<Private>) -> String {
     let mut name = X509Name::builder().unwrap();
     name.append_entry_by_nid(Nid::COMMONNAME, "press 12").unwrap();
     let mut builder = X509Req::builder().unwrap();
     builder.set_subject_name(&name.build()).unwrap();
-    builder.set_pubkey(&key).unwrap();
-    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    builder.set_pubkey(key).unwrap();
+    builder.sign(key, MessageDigest::sha256()).unwrap();
     String::from_utf8(builder.build().to_pem().unwrap()).unwrap()
 }

@@ -90,9 +90,7 @@ impl Site {
 
     fn start(settings: &str, keyd: Setup, reach: impl FnOnce(&Way<'_>, Setup) -> Setup) -> Site {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
-        let label = json!({ "authentication": "certificate", "protect_cacerts": true,
-            "validity_secs": LIFE - OVER, "backdate_secs": OVER });
-        admin(&sim, "PUT", "/est/labels/default", &label);
+        admin(&sim, "PUT", "/est/labels/default", &label(0, &Value::Null));
         let keyd = keyd.start();
         let gate = Gate::new(keyd.setup().socket_path());
         let config = format!(
@@ -216,6 +214,11 @@ impl Site {
         assert!(!self.has_temporary_key(), "{story}: the temporary key is left");
     }
 
+    #[track_caller]
+    pub(crate) fn check_journal(&self) {
+        assert_eq!(self.journals().len(), 1, "{:?}", self.journals());
+    }
+
     pub(crate) fn has_temporary_key(&self) -> bool {
         self.keyd.client().get("/keypair/est-id-temp").status == 200
     }
@@ -223,6 +226,17 @@ impl Site {
     pub(crate) fn journals(&self) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(self.certd.home().join("renewal")) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// From now on the server decides on a request when it has answered it 202 so many `times`, with this `Retry-After`.
+    pub(crate) fn decide_after(&self, times: u32, retry_after: &Value) {
+        admin(&self.sim, "PUT", "/est/labels/default", &label(times, retry_after));
+    }
+
+    /// The certificates that the server has issued.
+    pub(crate) fn issued(&self) -> usize {
+        let est = admin(&self.sim, "GET", "/est", &Value::Null);
+        est["issued"].as_array().unwrap().len()
     }
 
     /// Strike requests of `operation` with `action`, after `skip` of them.
@@ -244,6 +258,11 @@ impl Site {
     pub(crate) fn forget_requests(&self) {
         admin(&self.sim, "DELETE", "/log", &Value::Null);
     }
+}
+
+fn label(pending: u32, retry_after: &Value) -> Value {
+    json!({ "authentication": "certificate", "protect_cacerts": true, "validity_secs": LIFE - OVER,
+        "backdate_secs": OVER, "pending": pending, "retry_after": retry_after })
 }
 
 pub(crate) fn admin(sim: &Sim, method: &str, path: &str, body: &Value) -> Value {
