@@ -24,9 +24,16 @@ pub(super) struct Certified {
 /// The hub is being told, or could not be.
 #[derive(Default)]
 struct Telling {
-    running: Option<watch::Receiver<bool>>,
+    running: Option<Running>,
     failures: u32,
     not_before: Option<Instant>,
+}
+
+/// A call that is waited for.
+#[derive(Clone)]
+struct Running {
+    since: Instant,
+    done: watch::Receiver<bool>,
 }
 
 impl Certified {
@@ -72,10 +79,12 @@ impl Modules {
         credentials: &Arc<ModuleCredentials>,
     ) {
         let is_well = self.gate().is_open();
-        let Some((mut done, failures)) = self.start_telling(id, credentials, Instant::now()) else { return };
+        let started = self.start_telling(id, credentials, Instant::now());
+        let Some((Running { since, mut done }, failures)) = started else { return };
         if is_well && failures == 0 {
+            let until = tokio::time::Instant::from_std(since + TELL_LIMIT);
             // Whether it has ended or taken too long is nothing to this caller.
-            let _ = tokio::time::timeout(TELL_LIMIT, done.wait_for(|done| *done)).await;
+            let _ = tokio::time::timeout_at(until, done.wait_for(|done| *done)).await;
         }
     }
 
@@ -85,25 +94,26 @@ impl Modules {
         id: &ModuleId,
         credentials: &Arc<ModuleCredentials>,
         now: Instant,
-    ) -> Option<(watch::Receiver<bool>, u32)> {
+    ) -> Option<(Running, u32)> {
         let mut told = self.certified.told();
         let telling = told.entry(id.as_str().to_owned()).or_default();
         // A call whose task has died is none.
-        if let Some(running) = telling.running.as_ref().filter(|running| running.has_changed().is_ok()) {
+        if let Some(running) = telling.running.as_ref().filter(|running| running.done.has_changed().is_ok()) {
             return Some((running.clone(), telling.failures));
         }
         if telling.not_before.is_some_and(|then| now < then) || self.gate().ask_to_change(now).is_err() {
             return None;
         }
         let (send, done) = watch::channel(false);
-        telling.running = Some(done.clone());
+        let running = Running { since: now, done };
+        telling.running = Some(running.clone());
         let failures = telling.failures;
         let (modules, id, credentials) = (Arc::clone(self), id.clone(), Arc::clone(credentials));
         tokio::spawn(async move {
             modules.tell(&id, &credentials).await;
             send.send_replace(true);
         });
-        Some((done, failures))
+        Some((running, failures))
     }
 
     async fn tell(&self, id: &ModuleId, credentials: &ModuleCredentials) {

@@ -78,7 +78,8 @@ impl Identityd {
         }
         let phase = self.status.borrow().phase.clone();
         self.update(|status| status.phase = Phase::Working);
-        let result = self.reprovision_alone(&settings, deadline).await;
+        let alone = self.reprovision_alone(&settings, deadline);
+        let result = timeout_at((deadline + GRACE).into(), alone).await.unwrap_or(Err(Error::Unfinished));
         let now = tokio::time::Instant::now();
         let event = match &result {
             Ok(()) => {
@@ -287,5 +288,7 @@ pub(crate) fn at(record: &Record) -> hub_client::Device {
 const LIST_LIMIT: Duration = Duration::from_secs(150);
 /// How long somebody waits who wishes for a registration and all that follows: known clients give up after 600 s.
 const WISH_LIMIT: Duration = Duration::from_secs(570);
+/// How much longer keyd and certd may take to do what has been begun.
+const GRACE: Duration = Duration::from_secs(20);
 /// How long a registration may take.
 pub(crate) const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);

@@ -14,5 +14,6 @@ mod local;
 mod module_renewal;
 mod modules;
 mod plant;
+mod refusals;
 mod tpm;
 mod trust;
