@@ -200,11 +200,15 @@ fn ask_all_the_time(site: &Site, known: bool, time: Duration) -> (Vec<Seen>, Vec
         // Without a device these are held for a while: a client takes a refusal as "register again".
         plan.push(("device", &root, "/identities/identity", 200));
         plan.push(("own module", &agent, "/identities/identity", 200));
+        // Nobody has made it: the hub has to be asked, and is not asked each time.
+        plan.push(("unknown module", &root, UNSEEN, 404));
     }
     let mut reads: Vec<_> =
         plan.iter().map(|(what, ..)| Seen { what, times: Vec::new(), refusals: Vec::new() }).collect();
-    // Before it is known that the cloud is away, a list waits for it once, up to two seconds.
+    // Before it is known that the cloud is away, a list waits for it once, up to two seconds, and whoever asks for what is not
+    // known, up to five.
     timed(&root, "/identities/modules?type=aziot");
+    timed(&root, UNSEEN);
     let (mut floor, begun) = (Vec::new(), Instant::now());
     while begun.elapsed() < time {
         for ((_, client, path, expected), read) in plan.iter().zip(&mut reads) {
@@ -248,5 +252,7 @@ fn refusing_proxy() -> String {
     url
 }
 
+/// A module that there is not.
+const UNSEEN: &str = "/identities/modules/unseen?type=aziot";
 /// What the cloud may add to the time of a read, 99 times of 100.
 const ALLOWED: Duration = Duration::from_millis(50);
