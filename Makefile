@@ -1,7 +1,7 @@
 # What README's commands call. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench test-openssl4 test-interop test-memory test-weather build api
+.PHONY: help setup demo test check bench test-openssl4 test-interop test-memory test-weather test-endurance build api
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1@\2/p' $(MAKEFILE_LIST) | column -t -s @
@@ -37,6 +37,9 @@ test-memory: ## run the modules for OpenSSL ten thousand times under valgrind
 
 test-weather: ## run the long tests of bad times: each trouble of the cloud for a minute, 200 kills
 	cargo test --locked --package suite-tests --test identities -- --ignored --nocapture --test-threads 1 weather kills
+
+test-endurance: ## run ten thousand operations on a TPM, by tpmd and by keyd
+	AZIOT_TPM_OPERATIONS=10000 cargo test --locked --package suite-tests --test tpm --test keys_tpm endurance:: -- --nocapture
 
 api: ## write docs/api anew from the tables of endpoints
 	UPDATE_API=1 cargo test --locked --package suite-tests --test openapi

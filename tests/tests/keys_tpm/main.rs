@@ -5,6 +5,7 @@
 
 mod authorization;
 mod damage;
+mod endurance;
 mod files;
 mod hardship;
 mod outages;
