@@ -59,7 +59,7 @@ pub enum KeyError {
         /// Which one.
         id: String,
         /// Why.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// keyd cannot be asked, or failed.
     #[error("cannot get the key pair {id:?}")]
@@ -67,7 +67,7 @@ pub enum KeyError {
         /// Which one.
         id: String,
         /// Why.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// The handle cannot be used.
     #[error("cannot open the private key")]
@@ -140,7 +140,7 @@ fn sorted(id: &str) -> impl FnOnce(ClientError) -> KeyError {
     move |source| match source.status() {
         Some(StatusCode::BAD_REQUEST) => KeyError::Missing(id),
         Some(StatusCode::UNAUTHORIZED) => KeyError::Forbidden(id),
-        _ => KeyError::Failed { id, source },
+        _ => KeyError::Failed { id, source: Box::new(source) },
     }
 }
 
@@ -148,7 +148,7 @@ fn sorted(id: &str) -> impl FnOnce(ClientError) -> KeyError {
 fn changed(id: &str) -> impl FnOnce(ClientError) -> KeyError {
     let id = id.to_owned();
     move |source| match source.status() {
-        Some(StatusCode::BAD_REQUEST) => KeyError::Refused { id, source },
+        Some(StatusCode::BAD_REQUEST) => KeyError::Refused { id, source: Box::new(source) },
         _ => sorted(&id)(source),
     }
 }
