@@ -135,7 +135,7 @@ fn identity_16_by_hand_known_by_its_thumbprint() {
     let print = hex(&plant.certificate("device-id")[0].digest(MessageDigest::sha256()).unwrap());
     let thumbprint = json!({ "type": "selfSigned", "x509Thumbprint": { "primaryThumbprint": print } });
     plant.cloud.admin("PUT", &format!("/devices/0/{DEVICE}"), &json!({ "authentication": thumbprint }));
-    plant.create("telemetry").expect(200);
+    wait_for("the module", BOUND, || (plant.create("telemetry").status == 200).then_some(()));
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn tpm_45_46_a_restart_asks_neither_dps_nor_for_an_import() {
     site.create("other").expect(404);
     site.client().request("POST", "/identities/device/reprovision", None).expect(404);
     site.tpmd.restart();
-    site.create("other").expect(200);
+    wait_for("the module", WAIT, || (site.create("other").status == 200).then_some(()));
 }
 
 #[test]
