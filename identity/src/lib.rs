@@ -242,17 +242,19 @@ impl Identityd {
         Ok(device.identity(device.credentials.auth().await?))
     }
 
-    /// The identity of a module. One that is about to be made is waited for.
+    /// The identity of a module. One that is about to be made is waited for, unless that takes a hub that is in trouble.
     async fn module_identity(&self, uid: u32, device: &Device, id: &ModuleId) -> Result<Identity, Error> {
         let settings = self.settings();
-        if settings.modules.contains(id.as_str()) && !device.modules.knows(id) {
-            let is_working = |status: &Status| matches!(status.phase, Phase::Working);
+        let modules = Arc::clone(&device.modules);
+        if settings.modules.contains(id.as_str()) && !modules.knows(id) {
+            let is_working =
+                |status: &Status| matches!(status.phase, Phase::Working) && modules.is_hub_well();
             self.wait_while(uid, is_working).await;
         }
         let prefer_known = settings.config.prefer_module_identity_cache;
-        let module = device.modules.get(id, prefer_known).await?;
-        let auth = device.modules.auth(&module, &self.module_credentials).await?;
-        device.modules.keep_valid(&module, &self.module_credentials);
+        let module = modules.get(id, prefer_known).await?;
+        let auth = modules.auth(&module, &self.module_credentials).await?;
+        modules.keep_valid(&module, &self.module_credentials);
         Ok(device.module_identity(&module, Some(auth)))
     }
 

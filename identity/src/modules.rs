@@ -120,6 +120,11 @@ impl Modules {
         self.records.get(id.as_str()).is_some_and(|known| known.generation_id.is_some())
     }
 
+    /// Whether nothing is known that would keep the hub from answering.
+    pub(crate) fn is_hub_well(&self) -> bool {
+        self.gate().is_open() && self.cloud.outage_left().is_zero()
+    }
+
     /// One module.
     pub(crate) async fn get(
         self: &Arc<Self>,

@@ -58,6 +58,25 @@ fn identity_28_decided_readers_of_an_unknown_module_share_what_a_hub_in_trouble_
 }
 
 #[test]
+fn identity_28_decided_nobody_waits_for_a_module_that_a_hub_in_trouble_is_to_make() {
+    let site = Site::manual("");
+    site.wait_until_settled();
+    site.cloud.fault("hub", &json!({ "stall": true }), None);
+    site.module("unseen").expect(404);
+    site.identityd.write_drop_in("50-new.toml", &principal(1001, "new", "['module']"));
+    wait_for("the drop-in", WAIT, || {
+        (site.as_uid(1001).get("/identities/identity").status != 401).then_some(())
+    });
+    let begun = Instant::now();
+    site.as_uid(1001).get("/identities/identity").expect(404);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    site.cloud.heal();
+    wait_for("the module", Duration::from_secs(90), || {
+        (site.as_uid(1001).get("/identities/identity").status == 200).then_some(())
+    });
+}
+
+#[test]
 fn identity_28_decided_readers_find_a_hub_that_is_well_again() {
     let site = Site::manual("");
     site.wait_until_settled();
