@@ -9,5 +9,6 @@ mod hardship;
 mod journeys;
 mod outages;
 mod pins;
+mod sessions;
 mod start;
 mod threads;
