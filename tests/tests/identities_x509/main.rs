@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
+mod clients;
 #[path = "../identities/cloud.rs"]
 #[allow(dead_code, reason = "the journeys of symmetric keys use the rest")]
 mod cloud;

@@ -9,11 +9,11 @@ use std::{
 use rustix::process::Signal;
 use serde_json::json;
 use suite_tests::{
-    http::{PATIENCE, with_body},
+    http::{PATIENCE, base64, with_body},
     swtpm::Swtpm,
 };
 
-use super::{Site, refused, setup, signing};
+use super::{Site, hmac, refused, setup, signing};
 
 #[test]
 fn tpm_01_02_03_requests_that_reach_no_handler() {
@@ -106,8 +106,28 @@ fn tpm_07_decided_one_request_too_many_waits() {
     assert_eq!(none.client().get("/get_tpm_keys").status, 429);
 }
 
+/// Row 17: the identity service's three calls, byte by byte.
 #[test]
-fn decided_a_get_may_have_a_body() {
+fn row_17_the_identity_service_asks() {
+    let site = Site::start();
+    let get = "GET /get_tpm_keys?api-version=2020-09-01 HTTP/1.1\r\nhost: tpmd.sock\r\n\r\n";
+    let keys = site.client().send(get).expect(200).expect_plain();
+    let (endorsement_key, storage_root_key) = (keys.bytes("endorsement_key"), keys.bytes("storage_root_key"));
+    let wrapped = cloud_sim::tpm::wrap(&endorsement_key, &storage_root_key, &[1; 32]).unwrap();
+    let post = |path: &str, body: String| {
+        let head = format!("POST {path}?api-version=2020-09-01 HTTP/1.1\r\nhost: tpmd.sock\r\n");
+        let request = with_body(&head, &[("content-type", "application/json")], body);
+        site.client().send(request).expect(200).expect_plain()
+    };
+    let imported = post("/import_auth_key", format!(r#"{{"key":"{}"}}"#, base64(wrapped)));
+    assert_eq!(imported.body, b"{}");
+    let data = b"0ne00abc123/registrations/press-17\n1893456030";
+    let signed = post("/sign_with_auth_key", format!(r#"{{"data":"{}"}}"#, base64(data)));
+    assert_eq!(signed.bytes("digest"), hmac(&[1; 32], data));
+}
+
+#[test]
+fn row_17_decided_a_get_may_have_a_body() {
     // Old builds of the identity service send one.
     let site = Site::start();
     let request = with_body("GET /get_tpm_keys?api-version=2020-09-01 HTTP/1.1\r\n", &[], "{}");
