@@ -1,8 +1,7 @@
 //! The identity service, line by line of the conformance checklist in identity-service: the number in a test's name is the
 //! number there. `decided` marks what this suite does on purpose otherwise than upstream.
 //!
-//! Not here: 13 (limits) is proved by the journeys of the common rules; what needs certificates or
-//! a TPM is in `identities_x509`.
+//! Not here: what needs certificates or a TPM is in `identities_x509`.
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
