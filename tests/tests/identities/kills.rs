@@ -30,20 +30,21 @@ fn kill(times: u64, seed: u64) {
     for time in 0..times {
         // Knuth's MMIX generator: moments that differ, and are the same in each run.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let moment = Duration::from_millis((random >> 33) % 250);
+        let moment = |span: u64| Duration::from_millis((random >> 33) % span);
         let made = format!("made-{time}");
         match time % 3 {
-            0 => while_provisioning(&mut site, moment),
-            1 => while_bringing_in_line(&mut site, &made, moment),
-            _ => while_making(&mut site, &made, moment),
+            // Each third of a registration has its turn: the request, the pause of 2 s until it is asked about, what comes then.
+            0 => {
+                let third = PROVISIONING.as_secs() * 1000 / 3;
+                let begin = Duration::from_millis(third * (time / 3 % 3));
+                while_provisioning(&mut site, begin + moment(third));
+            }
+            1 => while_bringing_in_line(&mut site, &made, moment(250)),
+            _ => while_making(&mut site, &made, moment(250)),
         }
         site.own().expect(200);
         for (id, generation) in &born {
-            assert_eq!(
-                site.cloud.module(id)["generationId"],
-                *generation,
-                "{id} after kill {time}, {moment:?}"
-            );
+            assert_eq!(site.cloud.module(id)["generationId"], *generation, "{id} after kill {time}");
             assert_eq!(
                 site.module(id).expect(200).json()["spec"]["genId"],
                 *generation,
@@ -107,3 +108,6 @@ fn is_whole(site: &Site, made: &str) {
     assert!(before.is_null() || before == generation, "{made} is made anew");
     site.client().delete(&format!("/identities/modules/{made}?type=aziot"), None).expect(204);
 }
+
+/// From the start of the daemon to the device with its modules: the cloud asks for 2 s between two questions.
+const PROVISIONING: Duration = Duration::from_secs(3);
