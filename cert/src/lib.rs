@@ -32,7 +32,7 @@ mod turns;
 
 use std::sync::{Arc, RwLock};
 
-use cert_api::{Config, CreateCertificate, Issuance, Issuer};
+use cert_api::{Config, CreateCertificate, Issuance, Issuer, TEMPORARY};
 use cert_renewal::Journal;
 use config_common::{Acl, Allowed, Service};
 use http_common::https::ProxyRules;
@@ -164,8 +164,12 @@ impl Certd {
 impl Current {
     /// `config`, but what needs a restart as it was in `started_with`.
     fn new(config: &Config, started_with: &Config) -> Self {
+        // Who may change a certificate may also have the one made that is to follow it.
+        let patterns = |certs: &[String]| -> Vec<String> {
+            certs.iter().flat_map(|pattern| [pattern.clone(), format!("{pattern}{TEMPORARY}")]).collect()
+        };
         let principals =
-            config.principal.iter().map(|principal| (principal.who.clone(), principal.certs.clone()));
+            config.principal.iter().map(|principal| (principal.who.clone(), patterns(&principal.certs)));
         Self {
             acl: principals.collect(),
             store: Store::new(&started_with.homedir_path, config.preloaded_certs.clone()),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use cert_api::{EstIdentity, KeyAlgorithm};
+use cert_api::{EstIdentity, KeyAlgorithm, TEMPORARY};
 use cert_renewal::{Actor, Certificate, Journal, KeyKind, KeyPrint, Policy, Renewal, Slot, Status, Verdict};
 use http_common::https::ClientIdentity;
 use tokio::task::AbortHandle;
@@ -252,5 +252,5 @@ impl Actor for Identity {
 
 /// The id of the key that is to follow the key `id`.
 pub(crate) fn temporary(id: &str) -> String {
-    format!("{id}-temp")
+    format!("{id}{TEMPORARY}")
 }

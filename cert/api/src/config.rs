@@ -50,6 +50,17 @@ pub struct Issuance {
     pub certs: BTreeMap<String, IssuanceOptions>,
 }
 
+impl Issuance {
+    /// How the certificate `id` is issued. The one that is to follow another, with the id of that and [`TEMPORARY`], is
+    /// issued like it, unless it has an entry of its own.
+    pub fn of(&self, id: &str) -> Option<&IssuanceOptions> {
+        self.certs.get(id).or_else(|| self.certs.get(id.strip_suffix(TEMPORARY)?))
+    }
+}
+
+/// What the ids of certificates and keys end in that are to follow others.
+pub const TEMPORARY: &str = "-temp";
+
 /// The table `[cert_issuance.est]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EstOptions {

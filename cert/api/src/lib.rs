@@ -9,7 +9,7 @@ mod types;
 
 pub use config::{
     Anything, Config, EstAuthentication, EstIdentity, EstOptions, Issuance, IssuanceOptions, LocalCa, Method,
-    Preloaded, Principal, Subject,
+    Preloaded, Principal, Subject, TEMPORARY,
 };
 pub use config_common::{AutoRenew, BadPolicy, KeyAlgorithm, Policy};
 pub use types::{

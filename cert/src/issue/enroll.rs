@@ -68,7 +68,7 @@ impl Est {
         let Some((identity, bootstrap)) = target.authentication.identity() else {
             return Ok(chain::to_pem(&enroll(None).await?)?);
         };
-        let subject = || match current.issuance.certs.get(id).and_then(SubjectOverride::of) {
+        let subject = || match current.issuance.of(id).and_then(SubjectOverride::of) {
             Some(subject) => {
                 subject.name().map_err(|error| NotIssued::from(super::NotSigned::Subject(error)))
             }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cert_api::{IssuanceOptions, Method};
+use cert_api::{IssuanceOptions, Method, TEMPORARY};
 use key_api::KeyHandle;
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
@@ -179,14 +179,18 @@ impl Issuing {
         csr: Arc<Csr>,
         issuer: Option<IssuerKey>,
     ) -> Result<String, NotIssued> {
-        let options = current.issuance.certs.get(id);
+        let options = current.issuance.of(id);
         let local = Options::of(options);
         if let Some(IssuerKey { chain, handle }) = issuer {
             return self.sign(csr, chain, handle, local).await;
         }
         match options.ok_or_else(|| NotIssued::NotConfigured(id.to_owned()))?.method {
             Method::SelfSigned => {
-                let handle = self.keys.load(id).await?;
+                let handle = match (self.keys.load(id).await, id.strip_suffix(TEMPORARY)) {
+                    // Renewed for the same key.
+                    (Err(KeyError::Missing(_)), Some(renewed)) => self.keys.load(renewed).await?,
+                    (handle, _) => handle?,
+                };
                 self.sign(csr, Vec::new(), handle, local).await
             }
             Method::LocalCa => {

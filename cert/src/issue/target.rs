@@ -1,7 +1,7 @@
 //! Which EST server, and how to authenticate to it: what the configuration says for one certificate (spec
 //! certificates-service, 9.1). Pure.
 
-use cert_api::{EstAuthentication, Issuance, Method};
+use cert_api::{EstAuthentication, Issuance, Method, TEMPORARY};
 use url::Url;
 
 use super::NotIssued;
@@ -18,11 +18,12 @@ pub(crate) struct Target {
 impl Target {
     /// For the certificate `id`.
     pub(crate) fn of(issuance: &Issuance, id: &str) -> Result<Self, NotIssued> {
-        let own = issuance.certs.get(id);
+        let own = issuance.of(id);
         let all = issuance.est.as_ref();
         let urls = all.map(|all| &all.urls);
         let url = own.and_then(|own| own.url.as_ref());
-        let url = url.or_else(|| urls?.get(id)).or_else(|| urls?.get(DEFAULT));
+        let url = url.or_else(|| urls?.get(id));
+        let url = url.or_else(|| urls?.get(id.strip_suffix(TEMPORARY)?)).or_else(|| urls?.get(DEFAULT));
         let authentication = [own.map(|own| &own.authentication), all.map(|all| &all.authentication)];
         let mut given = authentication.into_iter().flatten();
         let key_algorithm = given.clone().find_map(|authentication| authentication.identity_key_algorithm);
@@ -143,6 +144,21 @@ mod tests {
         check(None, &[("a", "https://by-id/"), ("default", "https://default/")], Some("https://by-id/"));
         check(None, &[("b", "https://other/"), ("default", "https://default/")], Some("https://default/"));
         check(None, &[("b", "https://other/")], None);
+    }
+
+    #[test]
+    fn what_follows_another_is_issued_like_it() {
+        let own =
+            issuance(basic("own"), basic("all"), None, &[("a", "https://by-id/"), ("default", "https://d/")]);
+        let target = Target::of(&own, "a-temp").unwrap();
+        assert_eq!((target.url.as_str(), target.authentication), ("https://by-id/", basic("own")));
+        assert!(own.of("a-temp").is_some() && own.of("b-temp").is_none() && own.of("-temp").is_none());
+        let mut both = own.clone();
+        let theirs =
+            issuance(basic("temp"), basic("all"), Some("https://temp/"), &[]).certs.remove("a").unwrap();
+        both.certs.insert("a-temp".to_owned(), theirs);
+        let target = Target::of(&both, "a-temp").unwrap();
+        assert_eq!((target.url.as_str(), target.authentication), ("https://temp/", basic("temp")));
     }
 
     #[test]

@@ -31,3 +31,16 @@ fn certs_22_23_patterns_and_several_tables() {
     }
     certd.as_uid(1001).import("anything at all", &pem).expect(201);
 }
+
+/// What is to follow a certificate belongs to whom it belongs.
+#[test]
+fn a_principal_of_a_certificate_is_one_of_its_successor() {
+    let config = [principal(1000, &["device-id"]), principal(1001, &["site-*"])].concat();
+    let certd = Setup::new(&CERTD).config(&config).start();
+    let check = |uid, id, status| certd.as_uid(uid).import(id, &any_pem()).expect(status);
+    check(1000, "device-id-temp", 201);
+    check(1001, "site-1-temp", 201);
+    check(1001, "device-id-temp", 401);
+    check(1000, "device-id-temp-temp", 401);
+    check(1000, "-temp", 401);
+}

@@ -94,7 +94,7 @@ impl Device {
         let keyd = keyd.start();
         let ca = sim.ready().ca.clone();
         let config = format!(
-            "[cert_issuance]\ndevice-id = {{ method = 'est' }}\ndevice-id-temp = {{ method = 'est' }}\n\
+            "[cert_issuance]\ndevice-id = {{ method = 'est' }}\n\
              [cert_issuance.est]\ntrusted_certs = ['cloud-ca']\nusername = 'device'\npassword = 'secret'\n\
              [cert_issuance.est.urls]\ndefault = '{}'\n[preloaded_certs]\ncloud-ca = 'file://{}'\n",
             sim.ready().est.as_ref().unwrap(),
@@ -110,7 +110,7 @@ impl Device {
                 Way { sim: &sim, keyd: &keyd, gate: &gates[0] }.open_directory();
                 certd.write_drop_in(
                     "50.toml",
-                    &format!("[[principal]]\nuid = {uid}\ncerts = ['device-id*']\n"),
+                    &format!("[[principal]]\nuid = {uid}\ncerts = ['device-id']\n"),
                 );
                 wait_for("certd to know its user", PATIENCE, || {
                     let client = certd.as_uid(uid);
