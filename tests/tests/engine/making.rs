@@ -111,6 +111,12 @@ fn engine_32_a_private_key_is_written_as_a_reference_and_a_handle_never() {
     }
 }
 
+/// A key as text without what versions of OpenSSL write differently: the title, and where lines end.
+fn content(text: &str) -> String {
+    let (_title, rest) = text.split_once('\n').unwrap();
+    rest.split_whitespace().collect()
+}
+
 #[test]
 fn keys_are_described_as_text() {
     let world = World::new();
@@ -121,7 +127,7 @@ fn keys_are_described_as_text() {
             let (private, rest) = text.split_once('\n').unwrap();
             let named = if name.contains("handle=") { "the given handle" } else { kind };
             assert!(private.starts_with("Private-Key: in keyd, ") && private.contains(named), "{text}");
-            assert_eq!(rest, public);
+            assert_eq!(content(rest), content(&public));
         }
     }
     // Without OpenSSL's default provider too.

@@ -172,9 +172,8 @@ impl Drop for Running {
     }
 }
 
-/// keyd as another user, in a directory of that user and its group.
+/// keyd as another user, in a directory of that user.
 pub(crate) fn as_other_user(setup: Setup) -> Setup {
-    fs::set_permissions(setup.directory(), fs::Permissions::from_mode(0o750)).unwrap();
     for path in [setup.directory(), &setup.home()] {
         chown(path, Some(KEYD_USER), Some(KEYD_USER)).unwrap();
     }
