@@ -34,7 +34,11 @@ pub(crate) async fn register(
         DeviceCredentials::Tpm(tpm) => client.register_with_tpm(&registration, tpm, deadline).await?,
     };
     if let Some(substatus) = assignment.substatus {
-        tracing::debug!("DPS says {substatus}");
+        tracing::info!("DPS says {substatus}");
+    }
+    if let Some(payload) = assignment.payload {
+        // It is the owner's, and may be secret.
+        tracing::info!("DPS sends a payload of {} bytes along", payload.to_string().len());
     }
     Ok(Record { gateway: assignment.hub.clone(), hub: assignment.hub, device_id: assignment.device_id })
 }

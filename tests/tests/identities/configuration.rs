@@ -154,6 +154,9 @@ fn identity_67_68_the_payload_is_read_each_time() {
     site.own().expect(200);
     let sent = site.cloud.seen().into_iter().find(|seen| seen.operation() == "dps.register").unwrap();
     assert_eq!(sent.0["body"]["payload"], json!({ "a": [null, "x"], "b": 2.5 }));
+    site.identityd
+        .wait_for_log(WAIT, |line| line.starts_with("<6>") && line.contains("says initialAssignment"));
+    site.identityd.wait_for_log(WAIT, |line| line.contains("a payload of 24 bytes"));
     let info = site.client().get("/identities/provisioning").expect(200);
     assert!(
         String::from_utf8_lossy(&info.body).ends_with(r#""payload":{"a":[null,"x"],"b":2.5}}"#),
