@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use config_common::Who;
 use http_common::Peer;
-use identity_api::config::{IdType, Principal};
 use identity_api::LocalIdOpts;
+use identity_api::config::{IdType, Principal};
 
 use crate::Error;
 use crate::kind::Kind;
