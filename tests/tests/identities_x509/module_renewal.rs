@@ -11,11 +11,9 @@ use crate::cloud::DEVICE;
 use crate::modules::{auth, event};
 use crate::plant::{Plant, Site};
 
-const BOTH: &str = "module-cam = { method = 'est' }\nmodule-cam-temp = { method = 'est' }";
-
 /// A device with the module `cam`, of whose certificate nine tenths are over.
 fn plant() -> Plant {
-    let site = Site::new(BOTH);
+    let site = Site::new("module-cam = { method = 'est' }");
     site.enroll_group();
     let config = site.dps(&format!("registration_id = '{DEVICE}'"), "[module_x509]\nmodules = ['cam']\n");
     let plant = site.start(&config);
