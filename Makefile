@@ -35,8 +35,9 @@ test-interop: ## let certd enrol at an EST server that is not ours, which is bui
 test-memory: ## run the modules for OpenSSL ten thousand times under valgrind
 	AZIOT_ROUNDS=10000 cargo test --locked --release --package suite-tests --test engine memory:: -- --nocapture
 
-test-weather: ## run the long tests of bad times: each trouble of the cloud for a minute, 200 kills
+test-weather: ## run the long tests of bad times: each trouble of the cloud for a minute, hundreds of kills
 	cargo test --locked --package suite-tests --test identities -- --ignored --nocapture --test-threads 1 weather kills
+	cargo test --locked --package suite-tests --test renewal -- --ignored --nocapture
 
 test-endurance: ## run ten thousand operations on a TPM, by tpmd and by keyd
 	AZIOT_TPM_OPERATIONS=10000 cargo test --locked --package suite-tests --test tpm --test keys_tpm endurance:: -- --nocapture

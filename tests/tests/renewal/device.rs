@@ -208,12 +208,12 @@ fn dps(sim: &Sim, renew: &str) -> String {
 
 const RENEW: &str = "{ rotate_key = true, threshold = '80%', retry = '50%' }";
 
-/// Kills identityd at every `step`th request through `door`.
-fn kill_at_requests(rotate_key: bool, door: Door, side: Side, step: usize) {
+/// Kills identityd at every `step`th request through `door`, from `first` on.
+fn kill_at_requests(rotate_key: bool, door: Door, side: Side, first: usize, step: usize) {
     let mut device = Device::new(rotate_key);
     device.check_pair("new");
     let mut runs = 0;
-    for number in (0..).step_by(step) {
+    for number in (first..).step_by(step) {
         let (old, old_key) = (device.identity(), device.key());
         let reached = device.crash_at(door, number, side);
         device.recover();
@@ -228,61 +228,104 @@ fn kill_at_requests(rotate_key: bool, door: Door, side: Side, step: usize) {
             break;
         }
     }
-    println!("{runs} runs, {door:?}, {side:?}");
-    assert!(runs > 3);
+    println!("{runs} runs, {door:?}, {side:?}, from {first}, rotation: {rotate_key}");
+    assert!(runs > 2);
 }
 
 #[test]
 fn power_loss_before_requests_to_keyd_with_a_new_key() {
-    kill_at_requests(true, Door::Keyd, Side::Before, 3);
+    kill_at_requests(true, Door::Keyd, Side::Before, 0, 3);
 }
 
 #[test]
 fn power_loss_after_requests_to_keyd_with_a_new_key() {
-    kill_at_requests(true, Door::Keyd, Side::After, 3);
+    kill_at_requests(true, Door::Keyd, Side::After, 1, 3);
 }
 
 #[test]
 fn power_loss_before_requests_to_certd_with_a_new_key() {
-    kill_at_requests(true, Door::Certd, Side::Before, 1);
+    kill_at_requests(true, Door::Certd, Side::Before, 0, 1);
 }
 
 #[test]
 fn power_loss_after_requests_to_certd_with_a_new_key() {
-    kill_at_requests(true, Door::Certd, Side::After, 1);
+    kill_at_requests(true, Door::Certd, Side::After, 0, 1);
 }
 
 #[test]
 fn power_loss_before_requests_to_certd_with_the_same_key() {
-    kill_at_requests(false, Door::Certd, Side::Before, 1);
+    kill_at_requests(false, Door::Certd, Side::Before, 0, 1);
 }
 
 #[test]
-fn power_loss_after_requests_to_keyd_with_the_same_key() {
-    kill_at_requests(false, Door::Keyd, Side::After, 4);
+fn power_loss_at_requests_to_keyd_with_the_same_key() {
+    kill_at_requests(false, Door::Keyd, Side::Before, 0, 8);
+    kill_at_requests(false, Door::Keyd, Side::After, 4, 8);
 }
 
-/// DPS gives nobody a place who shows a new certificate.
+/// Kills identityd at every `step`th request to keyd, on either side in turn, while `who` gives nobody a place who shows a
+/// new certificate.
+fn kill_while_refused(who: Judge, rotate_key: bool, step: usize) {
+    let mut device = Device::new(rotate_key);
+    let (old, old_key) = (device.identity(), device.key());
+    let (operation, status) = match who {
+        Judge::Dps => ("dps.register", 401),
+        // With 401 it would be asked again for most of a minute, and 404 means that it does not know the device.
+        Judge::Hub => ("hub.list", 400),
+    };
+    let refuse = json!({ "match": { "operation": operation }, "action": { "status": status } });
+    for (number, side) in
+        (0..).step_by(step).flat_map(|at| [(at, Side::Before), (at + step / 2, Side::After)])
+    {
+        admin(&device.sim, "POST", "/faults", &refuse);
+        let reached = device.crash_at(Door::Keyd, number, side);
+        device.recover();
+        admin(&device.sim, "DELETE", "/faults", &Value::Null);
+        let story = format!("{who:?} refuses, killed {side:?} {number}, {reached:?}");
+        let log = device.identityd.log();
+        assert!(log.contains("is refused, the old one stays"), "{story}: {log}");
+        assert!(device.identity() == old && device.key() == old_key, "{story}: the old pair stays");
+        device.check_rest(&story);
+        device.check_pair(&story);
+        if reached.is_none() {
+            break;
+        }
+    }
+}
+
+/// Who must accept a new certificate.
+#[derive(Debug, Clone, Copy)]
+enum Judge {
+    Dps,
+    Hub,
+}
+
 #[test]
 fn power_loss_while_dps_refuses() {
     for rotate_key in [true, false] {
-        let mut device = Device::new(rotate_key);
-        let (old, old_key) = (device.identity(), device.key());
-        let refuse = json!({ "match": { "operation": "dps.register" }, "action": { "status": 401 } });
-        for (number, side) in (0..).step_by(3).flat_map(|at| [(at, Side::Before), (at + 1, Side::After)]) {
-            admin(&device.sim, "POST", "/faults", &refuse);
-            let reached = device.crash_at(Door::Keyd, number, side);
-            device.recover();
-            admin(&device.sim, "DELETE", "/faults", &Value::Null);
-            let story = format!("refused, killed {side:?} {number}, {reached:?}");
-            assert!(device.identityd.log().contains("is refused, the old one stays"), "{story}");
-            assert!(device.identity() == old && device.key() == old_key, "{story}: the old pair stays");
-            device.check_rest(&story);
-            device.check_pair(&story);
-            if reached.is_none() {
-                break;
-            }
+        kill_while_refused(Judge::Dps, rotate_key, 6);
+    }
+}
+
+#[test]
+fn power_loss_while_the_hub_refuses() {
+    kill_while_refused(Judge::Hub, true, 12);
+}
+
+#[test]
+#[ignore = "takes half an hour: `make test-weather`"]
+fn power_loss_at_every_request() {
+    for (rotate_key, door) in
+        [(true, Door::Keyd), (false, Door::Keyd), (true, Door::Certd), (false, Door::Certd)]
+    {
+        for side in [Side::Before, Side::After] {
+            kill_at_requests(rotate_key, door, side, 0, 1);
         }
+    }
+    for (judge, rotate_key) in
+        [(Judge::Dps, true), (Judge::Dps, false), (Judge::Hub, true), (Judge::Hub, false)]
+    {
+        kill_while_refused(judge, rotate_key, 1);
     }
 }
 
