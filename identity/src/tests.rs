@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-async fn daemon(text: &str) -> (Arc<Identityd>, TempDir) {
+pub(crate) async fn daemon(text: &str) -> (Arc<Identityd>, TempDir) {
     let home = TempDir::new().unwrap();
     let socket = home.path().join("nobody.sock");
     let text = format!(
@@ -25,7 +25,7 @@ async fn daemon(text: &str) -> (Arc<Identityd>, TempDir) {
 }
 
 const NONE: &str = "[provisioning]\nsource = 'none'\n";
-const SAS: &str = "[provisioning]\nsource = 'manual'\niothub_hostname = '127.0.0.1:1'\ndevice_id = 'd'\n\
+pub(crate) const SAS: &str = "[provisioning]\nsource = 'manual'\niothub_hostname = '127.0.0.1:1'\ndevice_id = 'd'\n\
     authentication = { method = 'sas', device_id_pk = 'k' }\n";
 const X509: &str = "[provisioning]\nsource = 'manual'\niothub_hostname = '127.0.0.1:1'\ndevice_id = 'd'\n\
     authentication = { method = 'x509', identity_cert = 'c', identity_pk = 'k' }\n";

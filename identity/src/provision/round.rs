@@ -100,9 +100,11 @@ impl Identityd {
     fn too_early(&self, settings: &Settings) -> Option<Error> {
         let digest = digest(&settings.config.provisioning);
         let failure = self.turn.too_early(&digest, tokio::time::Instant::now());
-        failure.or_else(|| match &self.status.borrow().phase {
-            Phase::Waiting { error, .. } if self.must_wait() => Some(Error::Shared(Arc::clone(error))),
-            _ => None,
+        failure.or_else(|| {
+            self.must_wait().then(|| match &self.status.borrow().phase {
+                Phase::Waiting { error, .. } => Error::Shared(Arc::clone(error)),
+                Phase::Working | Phase::Settled | Phase::Off => Error::Earlier,
+            })
         })
     }
 
@@ -292,3 +294,31 @@ const WISH_LIMIT: Duration = Duration::from_secs(570);
 const GRACE: Duration = Duration::from_secs(20);
 /// How long a registration may take.
 pub(crate) const REGISTER_LIMIT: Duration = Duration::from_secs(9 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::Step;
+    use crate::tests::{SAS, daemon};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wishes_waits_no_longer_than_clients_do() {
+        let (daemon, _home) = daemon(SAS).await;
+        let _turn = daemon.turn.lock.lock().await;
+        let begun = tokio::time::Instant::now();
+        assert!(matches!(daemon.reprovision().await, Err(Error::Unfinished)));
+        let took = begun.elapsed().as_secs();
+        assert!((500..600).contains(&took), "{took} s");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_done_in_time_is_left_to_the_next_round() {
+        let (daemon, _home) = daemon(SAS).await;
+        let (device, now) = (daemon.device().unwrap(), tokio::time::Instant::now());
+        let steps = ["a", "b"].map(|id| Step::Create(id.to_owned())).to_vec();
+        let (modules, credentials) = (&device.modules, &daemon.module_credentials);
+        let outcome = reconcile::carry_out(steps, BTreeSet::new(), modules, credentials, Some(now)).await;
+        assert_eq!(outcome.undone().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(matches!(outcome.result(), Err(Error::Unfinished)));
+    }
+}
