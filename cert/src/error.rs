@@ -43,7 +43,7 @@ pub enum Error {
     /// What was to be imported is no certificate.
     #[error("invalid parameter \"pem\"")]
     BadPem(#[source] BadPem),
-    /// The certificate was not issued; callers are not told why.
+    /// The certificate was not issued; callers are not told why, unless an EST server has not decided yet.
     #[error("the certificate {id:?} was not issued")]
     NotIssued {
         /// The certificate's id.
