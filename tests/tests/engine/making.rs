@@ -111,10 +111,10 @@ fn engine_32_a_private_key_is_written_as_a_reference_and_a_handle_never() {
     }
 }
 
-/// A key as text without what versions of OpenSSL write differently: the title, and where lines end.
+/// A key as text without what versions of OpenSSL write differently: the title, where lines end, a leading zero.
 fn content(text: &str) -> String {
     let (_title, rest) = text.split_once('\n').unwrap();
-    rest.split_whitespace().collect()
+    rest.split_whitespace().collect::<String>().replacen("Modulus:00:", "Modulus:", 1)
 }
 
 #[test]
