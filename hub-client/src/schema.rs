@@ -40,8 +40,8 @@ pub enum AuthType {
     None,
     /// With tokens signed by a symmetric key.
     Sas,
-    /// With a certificate; by what the hub knows it.
-    X509(ModuleCertificate),
+    /// With a certificate, by any of these.
+    X509(Vec<ModuleCertificate>),
     /// In a way this client does not deal with.
     Other(String),
 }
@@ -177,23 +177,26 @@ fn auth_type<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AuthType>, D::
     #[serde(rename_all = "camelCase")]
     struct Authentication {
         r#type: Option<String>,
-        x509_thumbprint: Option<Thumbprint>,
+        x509_thumbprint: Option<Thumbprints>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Thumbprint {
+    struct Thumbprints {
         primary_thumbprint: Option<String>,
+        secondary_thumbprint: Option<String>,
     }
     let Some(Authentication { r#type: Some(name), x509_thumbprint }) = Option::deserialize(from)? else {
         return Ok(None);
     };
-    let thumbprint = x509_thumbprint.and_then(|thumbprint| thumbprint.primary_thumbprint);
-    Ok(Some(match (name.as_str(), thumbprint) {
+    Ok(Some(match (name.as_str(), x509_thumbprint) {
         ("none", _) => AuthType::None,
         ("sas", _) => AuthType::Sas,
         // Registered as "x509", answered as "selfSigned".
-        ("x509" | "selfSigned", Some(text)) => AuthType::X509(ModuleCertificate::Thumbprint(text)),
-        ("certificateAuthority", _) => AuthType::X509(ModuleCertificate::Authority),
+        ("x509" | "selfSigned", Some(Thumbprints { primary_thumbprint, secondary_thumbprint })) => {
+            let thumbprints = [primary_thumbprint, secondary_thumbprint].into_iter().flatten();
+            AuthType::X509(thumbprints.map(ModuleCertificate::Thumbprint).collect())
+        }
+        ("certificateAuthority", _) => AuthType::X509(vec![ModuleCertificate::Authority]),
         _ => AuthType::Other(name),
     }))
 }

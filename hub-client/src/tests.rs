@@ -102,14 +102,15 @@ async fn a_list_survives_what_it_does_not_know() {
     let (hub, _) = client(|_| {
         let other = r#"{"moduleId":"m2","deviceId":"d","managedBy":"","authentication":{"type":"certificateAuthority"}}"#;
         let bare = r#"{"moduleId":"m3","deviceId":"d","managedBy":null,"authentication":null,"new":{}}"#;
-        let own = r#"{"moduleId":"m4","deviceId":"d","authentication":{"x509Thumbprint":{"primaryThumbprint":"AB"},"type":"selfSigned"}}"#;
+        let own = r#"{"moduleId":"m4","deviceId":"d","authentication":{"x509Thumbprint":{"primaryThumbprint":"AB","secondaryThumbprint":"AC"},"type":"selfSigned"}}"#;
         answer(200, "", &format!(r#"[{MODULE},{other},{{"odd":1}},{bare},{own},7]"#))
     });
     let modules = hub.list(soon()).await.unwrap();
     let seen: Vec<_> =
         modules.iter().map(|module| (module.module_id.as_str(), module.auth_type.clone())).collect();
-    let by = |certificate| Some(AuthType::X509(certificate));
-    let (other, own) = (by(ModuleCertificate::Authority), by(ModuleCertificate::Thumbprint("AB".into())));
+    let other = Some(AuthType::X509(vec![ModuleCertificate::Authority]));
+    let thumbprints = ["AB", "AC"].map(|text| ModuleCertificate::Thumbprint(text.into()));
+    let own = Some(AuthType::X509(thumbprints.to_vec()));
     assert_eq!(seen, [("a b", Some(AuthType::Sas)), ("m2", other), ("m3", None), ("m4", own)]);
     assert_eq!((&modules[1].managed_by, &modules[2].managed_by), (&None, &None));
 }

@@ -17,7 +17,7 @@ use crate::module_id::ModuleId;
 /// The certificates that the hub knows, as far as it has said so since the start, and who tells it of others.
 #[derive(Default)]
 pub(super) struct Certified {
-    known: Mutex<BTreeMap<String, ModuleCertificate>>,
+    known: Mutex<BTreeMap<String, Vec<ModuleCertificate>>>,
     told: Mutex<BTreeMap<String, Telling>>,
 }
 
@@ -39,21 +39,21 @@ struct Running {
 impl Certified {
     /// Whether the hub knows `certificate` as that of the module `id`.
     pub(super) fn knows(&self, id: &str, certificate: &ModuleCertificate) -> bool {
-        self.known().get(id) == Some(&in_capitals(certificate.clone()))
+        self.known().get(id).is_some_and(|known| known.contains(&in_capitals(certificate)))
     }
 
     /// Take up what the hub says of a module.
     pub(super) fn see(&self, Module { module_id, auth_type, .. }: &Module) {
         match auth_type {
-            Some(AuthType::X509(certificate)) => self.set(module_id, certificate.clone()),
+            Some(AuthType::X509(certificates)) => self.set(module_id, certificates),
             Some(AuthType::None | AuthType::Sas | AuthType::Other(_)) => self.forget(module_id),
             None => {}
         }
     }
 
-    /// From now on the hub knows this one.
-    pub(super) fn set(&self, id: &str, certificate: ModuleCertificate) {
-        self.known().insert(id.to_owned(), in_capitals(certificate));
+    /// From now on the hub knows these.
+    pub(super) fn set(&self, id: &str, certificates: &[ModuleCertificate]) {
+        self.known().insert(id.to_owned(), certificates.iter().map(in_capitals).collect());
     }
 
     /// The hub knows none of this module.
@@ -61,7 +61,7 @@ impl Certified {
         self.known().remove(id);
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<String, ModuleCertificate>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Vec<ModuleCertificate>>> {
         self.known.lock().expect("no panic while held")
     }
 
@@ -133,7 +133,7 @@ impl Modules {
 }
 
 /// A hub may write thumbprints as it likes.
-fn in_capitals(certificate: ModuleCertificate) -> ModuleCertificate {
+fn in_capitals(certificate: &ModuleCertificate) -> ModuleCertificate {
     match certificate {
         ModuleCertificate::Thumbprint(text) => ModuleCertificate::Thumbprint(text.to_ascii_uppercase()),
         ModuleCertificate::Authority => ModuleCertificate::Authority,
@@ -162,13 +162,14 @@ mod tests {
             auth_type,
         };
         assert!(!certified.knows("m", &thumbprint("AB")));
-        certified.see(&says(Some(AuthType::X509(thumbprint("ab")))));
-        assert!(certified.knows("m", &thumbprint("AB")) && !certified.knows("m", &thumbprint("AC")));
+        certified.see(&says(Some(AuthType::X509(vec![thumbprint("ab"), thumbprint("ac")]))));
+        assert!(certified.knows("m", &thumbprint("AB")) && certified.knows("m", &thumbprint("AC")));
+        assert!(!certified.knows("m", &thumbprint("AD")));
         certified.see(&says(None));
         assert!(certified.knows("m", &thumbprint("AB")), "a hub that does not say has not forgotten");
         certified.see(&says(Some(AuthType::Sas)));
         assert!(!certified.knows("m", &thumbprint("AB")));
-        certified.set("m", ModuleCertificate::Authority);
+        certified.set("m", &[ModuleCertificate::Authority]);
         assert!(certified.knows("m", &ModuleCertificate::Authority));
     }
 }

@@ -143,7 +143,7 @@ impl Modules {
         let module = self.noted(Asked::Change, given)?;
         self.see(&module).await;
         if let Some(certificate) = certificate {
-            self.certified.set(&module.module_id, certificate);
+            self.certified.set(&module.module_id, &[certificate]);
         }
         Ok((ModuleRecord::from(&module), auth))
     }
