@@ -114,6 +114,10 @@ fn nothing_of_the_private_key_comes_out() {
         let key = engine.private_key(&keyd.client().create_pair(algorithm, algorithm)).unwrap();
         assert!(key.private_key_to_pem_pkcs8().is_err() && key.private_key_to_der().is_err());
         assert!(key.public_key_to_pem().is_ok());
+        let by_id = engine.private_key_by_id(algorithm).unwrap();
+        let pem = String::from_utf8(by_id.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        assert!(pem.starts_with("-----BEGIN AZIOT KEY URI-----"), "a name is no secret: {pem}");
+        assert!(by_id.private_key_to_der().is_err());
     }
 }
 
