@@ -295,5 +295,5 @@ fn built(name: &str) -> PathBuf {
 /// The longest time that any program may take here: more if it was asked for many rounds.
 fn longest() -> Duration {
     let rounds = env::var("AZIOT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(0);
-    Duration::from_secs(120) + Duration::from_millis(500) * rounds
+    Duration::from_secs(300) + Duration::from_millis(500) * rounds
 }
