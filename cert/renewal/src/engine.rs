@@ -183,7 +183,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     async fn work(&self, refused: Option<Digest>) -> Result<(), Error<A::Error>> {
         let mut rotation = Rotation::default();
         for _ in 0..MOST_STEPS {
-            let facts = self.look(Purpose::Renewal { refused }).await?;
+            let facts = rotation.ours(self.look(Purpose::Renewal { refused }).await?);
             let is_refused = facts.certificate.as_ref().is_some_and(|it| Some(it.digest()) == refused);
             if self.pace().must_wait(&facts, self.now()) && !is_refused {
                 return Ok(());

@@ -310,6 +310,17 @@ async fn without_a_way_to_a_new_key_the_certificate_is_renewed_for_the_old_one()
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_temporary_key_that_cannot_be_deleted_holds_nobody_up() {
+    let plant = Plant::new(AT_80 + 2000);
+    plant.world().keys.insert(1, FOREIGN);
+    plant.world().is_preloaded = true;
+    plant.run(true, ROUND).await;
+    assert!(plant.can_authenticate() && plant.number() == 2 && plant.facts().pending.is_none());
+    let keys = plant.world().keys.clone();
+    assert_eq!(keys, [(0, 0), (1, FOREIGN)].into());
+}
+
 /// How far a renewal has got when keyd begins to refuse.
 #[tokio::test(start_paused = true)]
 async fn keyd_begins_to_refuse_at_any_moment() {

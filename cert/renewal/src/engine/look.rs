@@ -30,11 +30,13 @@ pub(super) struct Rotation {
     is_possible: Option<bool>,
     /// Whether the key in place was not found to be one that stays.
     pub(super) can_move: bool,
+    /// Whether the temporary key cannot be deleted; then it is not ours.
+    is_foreign: bool,
 }
 
 impl Default for Rotation {
     fn default() -> Self {
-        Self { is_possible: None, can_move: true }
+        Self { is_possible: None, can_move: true, is_foreign: false }
     }
 }
 
@@ -44,13 +46,20 @@ impl Rotation {
         let is_news = match step {
             Step::MakeKey => self.is_possible != Some(false),
             Step::MoveKey => self.can_move,
+            Step::DeleteKey => !self.is_foreign,
             _ => false,
         };
         if is_news {
             self.is_possible = Some(false);
-            self.can_move = step != Step::MoveKey;
+            self.can_move &= step != Step::MoveKey;
+            self.is_foreign |= step == Step::DeleteKey;
         }
         is_news
+    }
+
+    /// `facts` without a temporary key that is not ours.
+    pub(super) fn ours(&self, facts: Facts) -> Facts {
+        if self.is_foreign { Facts { temporary: None, ..facts } } else { facts }
     }
 }
 
