@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http_common::{Client, ClientError, StatusCode};
-use key_api::{CreateKeyPair, DeleteKeyPair, KeyHandle, LoadKeyPair, MoveKeyPair};
+use key_api::{CreateKeyPair, DeleteKeyPair, GetParameter, KeyHandle, LoadKeyPair, MoveKeyPair, PRELOADED};
 use openssl::pkey::{PKey, Private, Public};
 
 /// Gives OpenSSL keys for keyd's handles; what is done with a private key happens in keyd. Everything may wait for keyd.
@@ -61,6 +61,11 @@ pub enum KeyError {
         /// Why.
         source: Box<ClientError>,
     },
+    /// keyd's configuration names the key pair, so that no other can take its place.
+    #[error(
+        "keyd's configuration names the key pair {0:?} (preloaded_keys), so that no other takes its place"
+    )]
+    Preloaded(String),
     /// keyd cannot be asked, or failed.
     #[error("cannot get the key pair {id:?}")]
     Failed {
@@ -98,16 +103,18 @@ impl Keys {
         self.keyd.call(&request).await.map_err(changed(to))
     }
 
-    /// Why keyd would not give another key pair the id `to`; none if it would. There must be no key pair `from`, so that
-    /// nothing is moved: then keyd refuses in any case, but says first if it never would.
-    pub(crate) async fn obstacle(&self, from: &str, to: &str) -> Result<Option<KeyError>, KeyError> {
-        match self.rename(from, to).await {
-            Err(KeyError::Forbidden(_)) => Ok(Some(KeyError::Forbidden(from.to_owned()))),
-            Err(why @ KeyError::Refused { .. }) => Ok(Some(why)),
-            Err(KeyError::Failed { source, .. }) if source.status().is_none() => {
-                Err(KeyError::Failed { id: to.to_owned(), source })
-            }
-            Ok(()) | Err(_) => Ok(None),
+    /// Why keyd would not give another key pair the id of the key pair `id`; none if it would. A keyd that cannot say, as
+    /// upstream's, would.
+    pub(crate) async fn obstacle(&self, id: &str) -> Result<Option<KeyError>, KeyError> {
+        let key_handle = match self.load(id).await {
+            Err(KeyError::Missing(_)) => return Ok(None),
+            handle => handle?,
+        };
+        let request = GetParameter { parameter_name: PRELOADED.to_owned(), key_handle };
+        match self.keyd.call(&request).await {
+            Ok(reply) => Ok((reply.value == "true").then(|| KeyError::Preloaded(id.to_owned()))),
+            Err(error) if error.status().is_some() => Ok(None),
+            Err(source) => Err(KeyError::Failed { id: id.to_owned(), source: source.into() }),
         }
     }
 

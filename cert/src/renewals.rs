@@ -183,7 +183,7 @@ impl Actor for Identity {
 
     async fn obstacle(&self) -> Result<Option<String>, NotRenewed> {
         let keys = self.certd()?.issuing.est().keys().clone();
-        let obstacle = keys.obstacle(&temporary(&self.pk), &self.pk).await.map_err(NotIssued::from)?;
+        let obstacle = keys.obstacle(&self.pk).await.map_err(NotIssued::from)?;
         Ok(obstacle.map(|why| http_common::chain(&why)))
     }
 

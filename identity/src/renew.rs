@@ -296,11 +296,13 @@ impl Actor for DeviceIdentity {
     }
 }
 
-/// A function of its own, for what it starts may wait for a renewal.
+/// A function of its own, for what it starts may wait for a renewal. A wish may come too early after others.
 fn register_later(daemon: Arc<Identityd>) {
     tokio::spawn(async move {
-        if let Err(error) = daemon.reprovision().await {
+        for pause in REGISTER_PAUSES {
+            let Err(error) = daemon.reprovision().await else { return };
             tracing::warn!("the other device is not in use yet: {}", chain(&error));
+            tokio::time::sleep(pause).await;
         }
     });
 }
@@ -330,5 +332,12 @@ fn is_final(kind: FailureKind) -> bool {
     matches!(kind, CertificateRefused | NotFound | Rejected | Unauthorized)
 }
 
+/// The pauses after wishes for a registration that failed; in the end the next start or configuration sees to it.
+const REGISTER_PAUSES: [Duration; 4] = [
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(60 * 60),
+];
 /// The pauses before a hub is asked again that does not know a certificate yet.
 const HUB_PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(30)];

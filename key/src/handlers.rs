@@ -8,7 +8,7 @@ use http_common::{Handlers, Peer, Serve};
 use key_api::{
     Ciphertext, CreateDerivedKey, CreateKey, CreateKeyPair, Decrypt, DeleteKey, DeleteKeyPair, DerivedKey,
     Encrypt, EncryptMechanism, ExportDerivedKey, GetParameter, KeyHandleReply, LoadKey, LoadKeyPair,
-    MoveKeyPair, Parameter, Plaintext, Sign, SignMechanism, Signature,
+    MoveKeyPair, PRELOADED, Parameter, Plaintext, Sign, SignMechanism, Signature,
 };
 
 use crate::algorithm::{Algorithm, Preferences};
@@ -96,8 +96,12 @@ impl Serve<GetParameter> for Keyd {
     /// The kind of the handle does not matter, as with upstream: the id in it is looked up as a key pair.
     async fn serve(&self, peer: Peer, request: GetParameter) -> Result<Parameter, Error> {
         let permit = self.open(&peer, &request.key_handle).await?.permit().clone();
-        let pair = self.pair(permit).await?;
-        Ok(Parameter { value: parameter::value(pair.public(), &request.parameter_name)? })
+        let pair = self.pair(permit.clone()).await?;
+        let value = match request.parameter_name.as_str() {
+            PRELOADED => self.store.is_preloaded(&permit).to_string(),
+            name => parameter::value(pair.public(), name)?,
+        };
+        Ok(Parameter { value })
     }
 }
 

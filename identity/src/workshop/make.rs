@@ -8,11 +8,15 @@
 
 use http_common::chain;
 use identity_api::config::Subject;
+use key_api::{GetParameter, PRELOADED};
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
-use super::{CertificateError, Certified, Workshop, fits, is_refusal, temporary};
+use super::{CertificateError, Certified, Workshop, fits, is_absent, is_refusal, temporary};
 
+/// Why a key cannot be replaced.
+const STAYS: &str =
+    "keyd's configuration names the key pair (preloaded_keys), so that no other takes its place";
 /// The certificates, the leaf first, and its key.
 type WithKey = (Vec<X509>, PKey<Private>);
 
@@ -81,17 +85,19 @@ impl Workshop {
         }
     }
 
-    /// Why keyd would not give another key pair the id `key_id`, for administrators; none if it would. There must be no key
-    /// pair `…-temp`, so that nothing is moved: then keyd refuses in any case, but says first if it never would.
+    /// Why keyd would not give another key pair the id of the key pair `key_id`, for administrators; none if it would. A keyd
+    /// that cannot say, as upstream's, would.
     pub(crate) async fn obstacle(&self, key_id: &str) -> Result<Option<String>, CertificateError> {
-        match self.replace(key_id, &temporary(key_id)).await {
-            Err(CertificateError::Keyd { source, .. }) if is_refusal(&source) => {
-                let id = temporary(key_id);
-                Ok(Some(chain(&CertificateError::Keyd { id, source })))
-            }
-            Err(CertificateError::Keyd { source, .. }) if source.status().is_some() => Ok(None),
-            Err(error) => Err(error),
-            Ok(()) => Ok(None),
+        let failed = |source| CertificateError::Keyd { id: key_id.to_owned(), source };
+        let key_handle = match self.handle(key_id).await {
+            Err(error) if is_absent(&error) => return Ok(None),
+            handle => handle.map_err(failed)?,
+        };
+        let request = GetParameter { parameter_name: PRELOADED.to_owned(), key_handle };
+        match self.keyd.call(&request).await {
+            Ok(reply) => Ok((reply.value == "true").then(|| STAYS.to_owned())),
+            Err(error) if error.status().is_some() => Ok(None),
+            Err(source) => Err(failed(source)),
         }
     }
 

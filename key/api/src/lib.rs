@@ -16,8 +16,8 @@ pub use token_uri::{ObjectName, PinSource, TokenName, TokenUri};
 pub use tpm_api::{AuthValue, Tcti};
 pub use types::{
     Ciphertext, CreateDerivedKey, CreateKey, CreateKeyPair, DeleteKey, DeleteKeyPair, DerivedKey,
-    ExportDerivedKey, GetParameter, KeyHandle, KeyHandleReply, LoadKey, LoadKeyPair, MoveKeyPair, Parameter,
-    Plaintext, Signature,
+    ExportDerivedKey, GetParameter, KeyHandle, KeyHandleReply, LoadKey, LoadKeyPair, MoveKeyPair, PRELOADED,
+    Parameter, Plaintext, Signature,
 };
 pub use usage::{BadUsage, KeyUsage};
 

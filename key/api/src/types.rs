@@ -102,11 +102,16 @@ pub struct DeleteKeyPair {
     pub key_handle: KeyHandle,
 }
 
+/// The name of a parameter: `true` if keyd's configuration names the key pair, which then is never moved, replaced or deleted;
+/// else `false`.
+pub const PRELOADED: &str = "preloaded";
+
 /// Ask for a public property of a key pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GetParameter {
-    /// `algorithm`, `ec-curve-oid`, `ec-point`, `rsa-modulus` or `rsa-exponent`.
+    /// `algorithm`, `ec-curve-oid`, `ec-point`, `rsa-modulus` or `rsa-exponent`; or [`PRELOADED`], which upstream's keyd does
+    /// not know.
     pub parameter_name: String,
     /// A handle of any kind; the id in it is looked up as a key pair.
     pub key_handle: KeyHandle,

@@ -245,6 +245,10 @@ impl KeyStore for FileStore {
         self.write(id, &place, &pem, damage.as_deref())
     }
 
+    fn is_preloaded(&self, key: &Permit) -> bool {
+        self.preloaded.contains_key(key.id().as_str())
+    }
+
     fn move_pair(&self, from: &Permit, to: &Permit) -> Result<(), Error> {
         let (source, target) = (self.place(from)?, self.place(to)?);
         for (place, key) in [(&source, from), (&target, to)] {

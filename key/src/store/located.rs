@@ -289,6 +289,10 @@ impl KeyStore for LocatedStore {
         created
     }
 
+    fn is_preloaded(&self, key: &Permit) -> bool {
+        self.preloaded.contains_key(key.id().as_str())
+    }
+
     fn move_pair(&self, from: &Permit, to: &Permit) -> Result<(), Error> {
         let (Some(source), Some(target)) = (self.removable(from.id())?, self.removable(to.id())?) else {
             // At least one of the two is a preloaded file, which is refused there, or there is no base slot.

@@ -76,6 +76,11 @@ pub trait KeyStore: Send + Sync + 'static {
     /// done.
     fn move_pair(&self, from: &Permit, to: &Permit) -> Result<(), Error>;
 
+    /// Whether the configuration names the key, so that nothing else gets its id.
+    ///
+    /// Does not block.
+    fn is_preloaded(&self, key: &Permit) -> bool;
+
     /// Removes a key pair. It is no error if there is none.
     fn delete_pair(&self, key: &Permit) -> Result<(), Error>;
 }

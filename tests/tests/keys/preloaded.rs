@@ -30,7 +30,12 @@ fn keys_50_a_preloaded_pair_is_a_pem_file() {
     fs::write(&file, &pem).unwrap();
     let keyd = setup.config(&format!("[preloaded_keys]\nest-id = 'file://{}'\n", file.display())).start();
     let client = keyd.client();
-    assert_eq!(client.public_key(&client.load_pair("est-id")), openssl(&["pkey", "-pubout"], &pem));
+    let pair = client.load_pair("est-id");
+    assert_eq!(client.public_key(&pair), openssl(&["pkey", "-pubout"], &pem));
+    // Whoever wants to replace it learns before that this is in vain.
+    assert_eq!(client.parameter(&pair, "preloaded"), "true");
+    let other = client.create_pair("other", "ec-p256");
+    assert_eq!(client.parameter(&other, "preloaded"), "false");
 }
 
 #[test]
