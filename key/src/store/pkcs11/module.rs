@@ -4,6 +4,7 @@
 //! and object handles of another epoch must not be used, for their numbers may mean something else by now.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub(super) struct Module {
     path: PathBuf,
     logins: Logins,
     state: RwLock<State>,
+    /// How many want to have it for themselves and have only begun to wait: new calls let them in.
+    wanted: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -36,7 +39,7 @@ impl Module {
     /// The library at `path`, which is not looked at yet. PINs that it refuses are remembered below `homedir`.
     pub(super) fn new(path: &Path, homedir: Option<&Path>) -> Self {
         let logins = Logins::new(homedir.map(|homedir| homedir.join(REFUSED_PINS)));
-        Self { path: path.to_owned(), logins, state: RwLock::default() }
+        Self { path: path.to_owned(), logins, state: RwLock::default(), wanted: AtomicUsize::new(0) }
     }
 
     /// Who is logged in to the tokens.
@@ -46,6 +49,7 @@ impl Module {
 
     /// Loads the library and makes it ready unless it is.
     pub(super) fn ready(&self) -> Result<Ready<'_>, Fault> {
+        self.let_in();
         loop {
             let state = self.state.read().expect("no panic while held");
             if state.library.is_some() {
@@ -93,18 +97,53 @@ impl Module {
         Ok(())
     }
 
+    /// Lets those in who want the library for themselves, if it does not take long: else calls that follow one another
+    /// closely would keep them out.
+    fn let_in(&self) {
+        let end = Instant::now() + COURTESY;
+        while self.wanted.load(Ordering::Acquire) > 0 && Instant::now() < end {
+            thread::sleep(POLL);
+        }
+    }
+
     /// Waits a moment until no call is in the library.
     fn exclusive(&self) -> Result<RwLockWriteGuard<'_, State>, Fault> {
-        let end = Instant::now() + PATIENCE;
+        let wish = Wish::new(&self.wanted);
+        // Waiting in the lock would keep new calls of other tokens out as well, however long one call hangs.
+        match self.exclusive_until(Instant::now() + COURTESY) {
+            Err(Fault::TimedOut(_)) => {
+                drop(wish);
+                self.exclusive_until(Instant::now() + PATIENCE)
+            }
+            done => done,
+        }
+    }
+
+    fn exclusive_until(&self, end: Instant) -> Result<RwLockWriteGuard<'_, State>, Fault> {
         loop {
             match self.state.try_write() {
                 Ok(state) => return Ok(state),
-                // Waiting in the lock would keep new calls of other tokens out as well.
                 Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(POLL),
                 Err(TryLockError::WouldBlock) => return Err(Fault::TimedOut(PATIENCE)),
                 Err(TryLockError::Poisoned(_)) => return Err(Fault::Thread),
             }
         }
+    }
+}
+
+/// A wish for the library, told to others as long as this lives.
+struct Wish<'m>(&'m AtomicUsize);
+
+impl<'m> Wish<'m> {
+    fn new(wanted: &'m AtomicUsize) -> Self {
+        wanted.fetch_add(1, Ordering::AcqRel);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -183,11 +222,36 @@ const NEEDED: [Function; 22] = [
 const REFUSED_PINS: &str = "refused-pins";
 /// How long to wait for calls to leave the library before it is made ready anew.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long new calls let those in who want to make it ready anew.
+const COURTESY: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_that_follow_one_another_closely_keep_nobody_out() {
+        let module = Module::new(Path::new("/dev/null"), None);
+        let over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                // Overlapping calls: there is always one in the library.
+                scope.spawn(|| {
+                    while !over.load(Ordering::Acquire) {
+                        module.let_in();
+                        let _call = module.state.read().unwrap();
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(50));
+            let begun = Instant::now();
+            let had = (0..5).all(|_| module.exclusive().is_ok());
+            over.store(true, Ordering::Release);
+            assert!(had && begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        });
+    }
 
     #[test]
     fn what_is_no_library_is_refused_with_its_path() {

@@ -184,7 +184,12 @@ impl Token {
             };
             match remedy {
                 Remedy::Reopen if may_reopen => {
-                    tracing::warn!("a new session is opened with the token {}: {fault}", self.name);
+                    // Once for each time of trouble.
+                    if self.is_troubled.swap(true, Ordering::Relaxed) {
+                        tracing::debug!("a new session is opened with the token {}: {fault}", self.name);
+                    } else {
+                        tracing::warn!("a new session is opened with the token {}: {fault}", self.name);
+                    }
                     may_reopen = false;
                     seat.close(epoch);
                     self.renew();
