@@ -12,14 +12,28 @@ use suite_tests::{
     p11_kit::RemoteToken,
 };
 
+/// p11-kit's client sometimes never returns from a call whose connection went in the middle of it. No library can be made
+/// ready anew then, so such a run says nothing of keyd, whose log tells it apart.
 #[test]
 fn keys_need_20_a_token_that_is_started_anew_loses_nothing_but_requests_in_flight() {
+    for _ in 0..RUNS {
+        let (lost, log) = restarts_under_load();
+        if !log.contains("did not answer within") {
+            assert!(lost <= RESTARTS, "at most the one in flight fails each time: {lost}: {log}");
+            return;
+        }
+    }
+    panic!("in {RUNS} runs p11-kit's client has not returned");
+}
+
+/// How many requests the unluckiest of some callers loses while the token is restarted, and keyd's log.
+fn restarts_under_load() -> (u32, String) {
     let mut token = RemoteToken::new();
     let keyd = token.base_slot(Setup::new(&KEYD)).start();
     let client = keyd.client();
     let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
     let over = AtomicBool::new(false);
-    thread::scope(|scope| {
+    let lost = thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|caller| {
                 let (client, request, over) = (client.clone(), &request, &over);
@@ -45,12 +59,10 @@ fn keys_need_20_a_token_that_is_started_anew_loses_nothing_but_requests_in_fligh
         }
         thread::sleep(Duration::from_secs(2));
         over.store(true, Ordering::Relaxed);
-        for caller in callers {
-            let (good, bad) = caller.join().unwrap();
-            assert!(good > 20, "{good} requests");
-            assert!(bad <= RESTARTS, "at most the one in flight fails each time: {bad}");
-        }
+        let counts = callers.into_iter().map(|caller| caller.join().unwrap());
+        counts.map(|(good, bad)| if good > 20 { bad } else { u32::MAX }).max()
     });
+    (lost.unwrap(), keyd.log())
 }
 
 /// Who comes when it has lasted is told at once.
@@ -70,5 +82,7 @@ fn keys_need_20_a_long_outage_is_told_at_once() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
+/// Of which one is enough.
+const RUNS: u32 = 4;
 const RESTARTS: u32 = 3;
 const CALLERS: usize = 4;
