@@ -83,6 +83,6 @@ fn keys_need_20_a_long_outage_is_told_at_once() {
 }
 
 /// Of which one is enough.
-const RUNS: u32 = 4;
+const RUNS: u32 = 8;
 const RESTARTS: u32 = 3;
 const CALLERS: usize = 4;
