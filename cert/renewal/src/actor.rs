@@ -21,8 +21,7 @@ pub trait Actor: Send + Sync + 'static {
     /// The public key of the pair in `slot`; none if there is no such pair.
     fn key(&self, slot: Slot) -> impl Future<Output = Result<Option<KeyPrint>, Self::Error>> + Send;
 
-    /// Why no new key pair could take the current one's place, for administrators; none if one could. Is asked while there
-    /// is no temporary key pair, and nobody makes one.
+    /// Why no new key pair could take the current one's place, for administrators; none if one could.
     fn obstacle(&self) -> impl Future<Output = Result<Option<String>, Self::Error>> + Send;
 
     /// Whether `error` says that a key may not be used, made or moved, which asking again does not change.

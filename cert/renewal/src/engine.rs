@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use http_common::chain;
-use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock};
+use tokio::sync::{Mutex as Turn, Notify, OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
 
 use crate::actor::{Actor, Verdict};
@@ -33,8 +33,6 @@ pub struct Renewal<A, M = Journal, C = WallClock> {
     one_at_a_time: Turn<()>,
     /// Nobody uses a pair while it is exchanged.
     exchange: Arc<RwLock<()>>,
-    /// Nobody makes a temporary key in another way while it is found out whether one would do.
-    making: Arc<Turn<()>>,
     changed: Notify,
 }
 
@@ -53,7 +51,6 @@ pub struct Pair {
 #[derive(Debug)]
 pub struct Hold {
     _exchange: OwnedRwLockReadGuard<()>,
-    _making: Option<OwnedMutexGuard<()>>,
 }
 
 impl<A: Actor> Renewal<A> {
@@ -74,7 +71,6 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             pace: Mutex::default(),
             one_at_a_time: Turn::default(),
             exchange: Arc::default(),
-            making: Arc::default(),
             changed: Notify::new(),
         }
     }
@@ -123,8 +119,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     ///
     /// There is no certificate with its key, or certd or keyd cannot be asked.
     pub async fn pair(&self) -> Result<Pair, Error<A::Error>> {
-        let exchange = Arc::clone(&self.exchange).read_owned().await;
-        let hold = Hold { _exchange: exchange, _making: None };
+        let hold = self.hold().await;
         let facts = self.look(Purpose::Use).await?;
         match good_pair(&facts, self.clock.now()) {
             Some((certificate, slot)) => Ok(Pair { certificate: certificate.clone(), slot, hold }),
@@ -136,10 +131,9 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         }
     }
 
-    /// For who changes the certificate or its key in another way; one at a time.
+    /// For who changes the certificate or its key in another way.
     pub async fn hold(&self) -> Hold {
-        let making = Arc::clone(&self.making).lock_owned().await;
-        Hold { _exchange: Arc::clone(&self.exchange).read_owned().await, _making: Some(making) }
+        Hold { _exchange: Arc::clone(&self.exchange).read_owned().await }
     }
 
     /// How it goes.

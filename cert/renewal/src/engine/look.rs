@@ -106,8 +106,6 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         if let Some(is_possible) = rotation.is_possible {
             return Ok(is_possible);
         }
-        // Nobody makes a key meanwhile; but somebody may have.
-        let _making = self.making.lock().await;
         let obstacle = match self.actor.key(Slot::Temporary).await {
             Ok(None) => {
                 self.actor.obstacle().await.map_err(failed("learn whether the key can be replaced"))?
