@@ -1,6 +1,10 @@
 //! Tokens in software (SoftHSM2), and OpenSC's tool to look into them. Does not know who uses them.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tempfile::TempDir;
 
@@ -65,6 +69,19 @@ impl SoftHsm {
         let mut places = places.map(|entry| entry.path().join("pkcs11/pkcs11-spy.so"));
         let spy = places.find(|path| path.exists()).expect("opensc is installed, see `make setup`");
         format!("[aziot_keys]\npkcs11_lib_path = '{}'\n", spy.display())
+    }
+
+    /// Build a library of `source`, C code that has changed the functions of [`SoftHsm::library`]'s list: `softhsm()`
+    /// gives it, with `function[n]` the nth one of `CK_FUNCTION_LIST`, from 0.
+    #[track_caller]
+    pub fn wrap(source: &str, library: &Path) {
+        let path = library.with_extension("c");
+        fs::write(&path, format!("{LIST}{source}")).expect("the directory is ours");
+        let softhsm = format!("-DSOFTHSM=\"{}\"", SoftHsm::library());
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", &softhsm, "-o"]).arg(library).arg(&path).arg("-ldl");
+        let output = compiler.output().expect("cc is installed, see `make setup`");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Where the tokens are.
@@ -144,3 +161,18 @@ impl Default for SoftHsm {
         Self::new()
     }
 }
+
+const LIST: &str = r#"
+#include <dlfcn.h>
+
+typedef unsigned long ul;
+struct list { unsigned char version[2]; void *function[68]; };
+
+static struct list *softhsm(void) {
+    void *library = dlopen(SOFTHSM, RTLD_NOW);
+    ul (*get)(struct list **) = dlsym(library, "C_GetFunctionList");
+    struct list *list;
+    get(&list);
+    return list;
+}
+"#;

@@ -11,4 +11,5 @@ mod outages;
 mod pins;
 mod sessions;
 mod start;
+mod stuck;
 mod threads;

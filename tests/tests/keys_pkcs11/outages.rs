@@ -12,18 +12,12 @@ use suite_tests::{
     p11_kit::RemoteToken,
 };
 
-/// p11-kit's client sometimes never returns from a call whose connection went in the middle of it. No library can be made
-/// ready anew then, so such a run says nothing of keyd, whose log tells it apart.
+/// p11-kit's client sometimes never returns from a call whose connection went in the middle of it.
 #[test]
 fn keys_need_20_a_token_that_is_started_anew_loses_nothing_but_requests_in_flight() {
-    for _ in 0..RUNS {
-        let (lost, log) = restarts_under_load();
-        if !log.contains("did not answer within") {
-            assert!(lost <= RESTARTS, "at most the one in flight fails each time: {lost}: {log}");
-            return;
-        }
-    }
-    panic!("in {RUNS} runs p11-kit's client has not returned");
+    let (lost, log) = restarts_under_load();
+    println!("{} times, a copy of the library took its place", log.matches("a copy of the library").count());
+    assert!(lost <= RESTARTS, "at most the one in flight fails each time: {lost}: {log}");
 }
 
 /// How many requests the unluckiest of some callers loses while the token is restarted, and keyd's log.
@@ -82,7 +76,5 @@ fn keys_need_20_a_long_outage_is_told_at_once() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }
 
-/// Of which one is enough.
-const RUNS: u32 = 8;
 const RESTARTS: u32 = 3;
 const CALLERS: usize = 4;

@@ -1,6 +1,6 @@
 //! A token that has fewer sessions than it says: requests wait for those that there are.
 
-use std::{fs, path::Path, process::Command, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use suite_tests::{
     harness::{KEYD, Setup},
@@ -13,7 +13,7 @@ fn keys_need_20_requests_wait_for_the_sessions_that_a_token_has() {
     let token = SoftHsm::new();
     let setup = token.base_slot(Setup::new(&KEYD));
     let (library, refusals) = (setup.directory().join("few.so"), setup.directory().join("refusals"));
-    build(&library);
+    SoftHsm::wrap(SOURCE, &library);
     let few = format!("[aziot_keys]\npkcs11_lib_path = '{}'\n", library.display());
     let keyd = setup.drop_in("60-few.toml", &few).env("REFUSALS", &refusals).start();
     let client = keyd.client();
@@ -30,27 +30,11 @@ fn keys_need_20_requests_wait_for_the_sessions_that_a_token_has() {
     assert!((1..=2).contains(&refused), "{refused}: what was refused is not asked for again");
 }
 
-/// SoftHSM2 with no more than two sessions, in which signing takes a while.
-#[track_caller]
-fn build(library: &Path) {
-    let source = library.with_extension("c");
-    fs::write(&source, SOURCE).unwrap();
-    let softhsm = format!("-DSOFTHSM=\"{}\"", SoftHsm::library());
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", &softhsm, "-o"]).arg(library).arg(&source).arg("-ldl");
-    let output = compiler.output().expect("cc is installed, see `make setup`");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The numbers are those of the functions in `CK_FUNCTION_LIST`; 0xB1 is `CKR_SESSION_COUNT`.
+/// SoftHSM2 with no more than two sessions, in which signing takes a while. 0xB1 is `CKR_SESSION_COUNT`.
 const SOURCE: &str = r#"
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-typedef unsigned long ul;
-struct list { unsigned char version[2]; void *function[68]; };
 
 static struct list list;
 static ul (*open_session)(ul, ul, void *, void *, ul *);
@@ -80,11 +64,7 @@ static ul sign_slowly(ul session, void *data, ul length, void *signature, ul *si
 }
 
 ul C_GetFunctionList(struct list **out) {
-    void *library = dlopen(SOFTHSM, RTLD_NOW);
-    ul (*get)(struct list **) = dlsym(library, "C_GetFunctionList");
-    struct list *real;
-    get(&real);
-    list = *real;
+    list = *softhsm();
     open_session = list.function[12];
     close_session = list.function[13];
     sign = list.function[43];

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use super::public::{cut, der};
-use super::token::{Call, Token};
+use super::token::{Call, Incarnation, Token};
 use super::{objects, pairs, use_key};
 use crate::error::Internal;
 use crate::id::KeyId;
@@ -39,7 +39,7 @@ struct Object {
     name: ObjectName,
     find: fn(&Session, &ObjectName) -> Result<Option<ObjectHandle>, Fault>,
     /// Its handle, and the incarnation of the token in which it is one.
-    handle: Mutex<Option<(u64, ObjectHandle)>>,
+    handle: Mutex<Option<(Incarnation, ObjectHandle)>>,
     is_gone: AtomicBool,
 }
 

@@ -3,9 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
@@ -13,18 +12,28 @@ use cryptoki::types::RawAuthPin;
 use key_api::{PinSource, TokenName};
 
 use super::fault::Fault;
+use super::instance::Ready;
 use super::pin::{self, Digest};
 use super::refused::Refused;
 
 /// The logins to all tokens of a library.
 pub(super) struct Logins {
-    by_token: Mutex<HashMap<String, Arc<Mutex<Login>>>>,
+    by_token: Mutex<HashMap<String, Arc<Login>>>,
     refused: Option<Refused>,
 }
 
-/// What is known of the login to one token.
+/// The login to one token.
 #[derive(Default)]
 struct Login {
+    known: Mutex<Known>,
+    /// Held while the token looks at a PIN, lest two sessions try the same one. In another epoch it is another one, for a
+    /// call of an earlier one may never return.
+    turn: Mutex<(u64, Arc<Mutex<()>>)>,
+}
+
+/// What is known of PINs.
+#[derive(Default)]
+struct Known {
     /// The PIN that the token took last, and where it is.
     worked: Option<(Digest, PinSource)>,
     refused: Vec<(Digest, &'static str)>,
@@ -36,43 +45,43 @@ impl Logins {
         Self { by_token: Mutex::default(), refused: memory.map(Refused::new) }
     }
 
-    /// Logs `session` in to the token in `slot`, which is called `name`, by the PIN from `source`, or by one that came with
+    /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the PIN from `source`, or by one that came with
     /// another of its names; whether there is one.
     pub(super) fn log_in(
         &self,
-        library: &Pkcs11,
+        ready: &Ready,
         (name, slot): (&TokenName, Slot),
         session: &Session,
         source: Option<&PinSource>,
     ) -> Result<bool, Fault> {
-        let info = library.get_token_info(slot).map_err(Fault::said("tell about the token"))?;
+        let info = ready.library().get_token_info(slot).map_err(Fault::said("tell about the token"))?;
         let token = identity(&info);
         let login = self.of(&token);
-        // Held while the token looks at a PIN, lest two sessions try the same one.
-        let mut login = login.lock().expect("no panic while held");
+        let turn = login.turn(ready.epoch());
+        let _turn = turn.lock().expect("no panic while held");
         let state = session.get_session_info().map_err(Fault::said("tell about a session"))?;
         if matches!(state.session_state(), SessionState::RwUser | SessionState::RwSecurityOfficer) {
             return Ok(true);
         }
-        let known = login.worked.as_ref().map(|(_, source)| source);
-        let Some(source) = source.or(known).cloned() else { return Ok(false) };
+        let worked = || login.known().worked.clone().map(|(_, source)| source);
+        let Some(source) = source.cloned().or_else(worked) else { return Ok(false) };
         let pin = pin::read(&source)?;
         let digest = pin::digest(&pin);
-        self.may_be_tried(&mut login, (name, &info), &pin)?;
+        self.may_be_tried(&mut login.known(), (name, &info), &pin)?;
         let raw = RawAuthPin::new(Box::new(pin.to_vec()));
         let fault = match session.login_with_raw(UserType::User, &raw) {
             Ok(()) => None,
             Err(error) => Some(Fault::said("log in")(error)),
         };
         let Some(fault) = fault.filter(|fault| fault.answer() != Some(RvError::UserAlreadyLoggedIn)) else {
-            *login = Login { worked: Some((digest, source)), refused: Vec::new() };
+            *login.known() = Known { worked: Some((digest, source)), refused: Vec::new() };
             if let Some(refused) = &self.refused {
                 refused.forget(&token);
             }
             return Ok(true);
         };
         let Some(why) = refusal(&fault) else { return Err(fault) };
-        login.refused.push((digest, why));
+        login.known().refused.push((digest, why));
         tracing::error!("the token {name} refused the PIN ({why}); it is not tried again");
         if let Some(refused) = self.refused.as_ref().filter(|_| is_lasting(&fault)) {
             refused.note(&token, &pin);
@@ -83,20 +92,20 @@ impl Logins {
     /// A fault if the token might be locked by this PIN.
     fn may_be_tried(
         &self,
-        login: &mut Login,
+        known: &mut Known,
         (name, info): (&TokenName, &TokenInfo),
         pin: &[u8],
     ) -> Result<(), Fault> {
         let digest = pin::digest(pin);
-        if let Some((_, why)) = login.refused.iter().find(|(refused, _)| *refused == digest) {
+        if let Some((_, why)) = known.refused.iter().find(|(refused, _)| *refused == digest) {
             return Err(Fault::PinRefused(why));
         }
-        let has_worked = login.worked.as_ref().is_some_and(|(worked, _)| *worked == digest);
+        let has_worked = known.worked.as_ref().is_some_and(|(worked, _)| *worked == digest);
         if has_worked {
             return Ok(());
         }
         if let Some(refused) = self.refused.as_ref().filter(|refused| refused.has(&identity(info), pin)) {
-            login.refused.push((digest, EARLIER));
+            known.refused.push((digest, EARLIER));
             tracing::error!(
                 "the token {name} refused the PIN before keyd was started; it is not tried again. If it is right by now, \
                  remove {} and start keyd again",
@@ -110,9 +119,23 @@ impl Logins {
         }
     }
 
-    fn of(&self, token: &str) -> Arc<Mutex<Login>> {
+    fn of(&self, token: &str) -> Arc<Login> {
         let mut by_token = self.by_token.lock().expect("no panic while held");
         Arc::clone(by_token.entry(token.to_owned()).or_default())
+    }
+}
+
+impl Login {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("no panic while held")
+    }
+
+    fn turn(&self, epoch: u64) -> Arc<Mutex<()>> {
+        let mut turn = self.turn.lock().expect("no panic while held");
+        if turn.0 < epoch {
+            *turn = (epoch, Arc::default());
+        }
+        Arc::clone(&turn.1)
     }
 }
 

@@ -2,11 +2,14 @@
 //! with a key at one place on one of them. Knows neither files nor which of several places a key is at.
 //!
 //! ```text
-//!  places ─► keys, pairs, objects ─► token: a queue, threads with sessions, one retry ─► module: the library
+//!  places ─► keys, pairs, objects ─► token: a queue, threads with sessions, one retry ─► module ─► instance: the library
 //! ```
 
 mod back_off;
+mod copy;
 mod fault;
+mod inside;
+mod instance;
 mod keys;
 mod login;
 mod module;
@@ -82,7 +85,7 @@ impl Tokens {
     pub(super) fn prepare(&self) {
         let module = Arc::clone(&self.module);
         let load = move || {
-            if let Err(fault) = module.ready().map(drop) {
+            if let Err(fault) = module.ready(START).map(drop) {
                 tracing::error!("keys on tokens cannot be used: {fault}");
             }
         };

@@ -127,7 +127,7 @@ impl<W: Default + Send + 'static> Queue<W> {
             // It is taken up within a microsecond or so.
         } else if state.idle > 0 {
             self.shared.more.notify_one();
-        } else if state.running() < state.max_threads {
+        } else if state.running() < state.most(Instant::now()) {
             let index = state.place();
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK);
@@ -166,15 +166,11 @@ impl<W> Drop for Queue<W> {
 impl<W> State<W> {
     /// Whether one more job may wait.
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
-        let running = self.threads.iter().filter_map(|thread| match thread {
-            Thread::Running(running) => Some(running),
-            Thread::Ended | Thread::Idle => None,
-        });
-        let overdue = running.filter(|running| now > running.since + running.limit);
-        if let Some(since) = overdue.map(|running| running.since).min()
+        if let Some(since) = self.overdue(now).map(|running| running.since).min()
             && self.last_return < since
         {
-            let is_probe = now > self.last_probe + PROBE_EVERY && self.idle > 0;
+            let is_probe =
+                now > self.last_probe + PROBE_EVERY && (self.idle > 0 || self.running() < self.most(now));
             if !is_probe {
                 return Err(Fault::Stalled(now - since));
             }
@@ -189,6 +185,20 @@ impl<W> State<W> {
     /// Threads that have not ended.
     fn running(&self) -> usize {
         self.threads.iter().filter(|thread| !matches!(thread, Thread::Ended)).count()
+    }
+
+    /// How many there may be: others take the place of some that do not come back.
+    fn most(&self, now: Instant) -> usize {
+        self.max_threads + self.overdue(now).count().min(MAX_LOST)
+    }
+
+    /// Threads whose call should have returned.
+    fn overdue(&self, now: Instant) -> impl Iterator<Item = &Running> {
+        let running = self.threads.iter().filter_map(|thread| match thread {
+            Thread::Running(running) => Some(running),
+            Thread::Ended | Thread::Idle => None,
+        });
+        running.filter(move |running| now > running.since + running.limit)
     }
 
     /// The place of a new thread.
@@ -230,6 +240,11 @@ impl<W: Default> Shared<W> {
         let mut context = W::default();
         let mut state = self.state();
         loop {
+            if state.running() > state.most(Instant::now()) {
+                // It was taken for lost.
+                state.threads[index] = Thread::Ended;
+                return;
+            }
             if let Some(mut job) = state.waiting.pop_front() {
                 let since = Instant::now();
                 let is_last = job.given_up.is_some_and(|given_up| since > given_up + PATIENCE);
@@ -272,7 +287,7 @@ impl<W> Shared<W> {
     ) -> Option<MutexGuard<'s, State<W>>> {
         state.waiting.push_front(job);
         self.length.store(state.waiting.len(), Ordering::Release);
-        let others = state.running() - 1;
+        let others = state.running() - 1 - state.overdue(Instant::now()).count();
         if others == 0 {
             drop(state);
             thread::sleep(POLL);
@@ -334,6 +349,8 @@ const SHORT: Duration = Duration::from_micros(300);
 const NEXT: Duration = Duration::from_micros(80);
 /// Jobs that may wait; with these threads a token works on them for some seconds at worst.
 const MAX_WAITING: usize = 64;
+/// Threads that may be lost to calls that never return before no more take their place.
+const MAX_LOST: usize = 32;
 /// While no call returns, how often one more is made.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long a job waits for a place that others have, and how often it is looked for.
@@ -386,6 +403,31 @@ mod tests {
         let over = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(0)).ok());
         assert_eq!(over.unwrap().wait(LONG).ok(), Some(0));
         assert_eq!(queue.submit(LONG, |_| Outcome::Done(2)).unwrap().wait(LONG).ok(), Some(2));
+    }
+
+    #[test]
+    fn others_take_the_place_of_threads_that_are_lost_and_give_it_back() {
+        let queue = Queue::<u32>::new("test".to_owned());
+        let (end, ending) = mpsc::channel::<()>();
+        let lost = queue.submit(LIMIT, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let holds = |what: &dyn Fn(&State<u32>) -> bool| {
+            let begun = Instant::now();
+            while !what(&queue.shared.state()) && begun.elapsed() < LONG {
+                thread::sleep(POLL);
+            }
+            what(&queue.shared.state())
+        };
+        assert!(holds(&|state| state.overdue(Instant::now()).count() == 1));
+        assert!(lost.wait(LIMIT).is_err());
+        // Somebody asks now and then, and then all may ask.
+        for _ in 0..4 {
+            let admitted = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(1)).ok());
+            assert_eq!(admitted.unwrap().wait(LONG).ok(), Some(1));
+        }
+        assert_eq!(queue.shared.state().running(), 2);
+        end.send(()).unwrap();
+        assert!(holds(&|state| state.running() == 1));
+        assert_eq!(queue.submit(LONG, |_| Outcome::Done(3)).unwrap().wait(LONG).ok(), Some(3));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use key_api::{PinSource, TokenName};
 
 use super::back_off::BackOff;
 use super::fault::{Fault, Remedy};
-use super::module::{Module, Ready};
+use super::instance::Ready;
+use super::module::Module;
 use super::queue::{Outcome, Queue};
 use super::reply::Reply;
 use super::slot::{find_slot, sessions};
@@ -31,14 +32,15 @@ pub(super) struct Token {
     module: Arc<Module>,
     queue: Queue<Seat>,
     gate: Arc<Gate>,
+    /// In which epoch it is where.
     slot: Mutex<Option<(u64, Slot)>>,
     was_there: AtomicBool,
     restarts: Mutex<BackOff>,
     /// Since when it has not been there, if it is not.
     gone: Mutex<Option<Instant>>,
     is_troubled: AtomicBool,
-    /// Changes whenever object handles may have changed their meaning.
-    incarnation: AtomicU64,
+    /// Changes whenever object handles may have changed their meaning although the epoch is the same.
+    changes: AtomicU64,
     /// Held, outside of the threads, by whoever changes objects, so that looking and changing are one step.
     changing: Mutex<()>,
 }
@@ -48,7 +50,14 @@ pub(super) struct Call<'c> {
     /// A session that is logged in if there is a PIN.
     pub(super) session: &'c Session,
     /// Object handles of other incarnations are void.
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
+}
+
+/// In what state of the library and the token an object handle was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    epoch: u64,
+    changes: u64,
 }
 
 /// The session of one thread.
@@ -93,7 +102,7 @@ impl Token {
             restarts: Mutex::default(),
             gone: Mutex::default(),
             is_troubled: AtomicBool::new(false),
-            incarnation: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             changing: Mutex::default(),
         })
     }
@@ -139,7 +148,7 @@ impl Token {
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Reply<Result<T, Fault>>, Fault> {
         let token = Arc::clone(self);
-        self.queue.submit(limit, move |seat| match token.perform(seat, &call) {
+        self.queue.submit(limit, move |seat| match token.perform(limit, seat, &call) {
             // Other threads have a session.
             Err(fault) if fault.is_session_count() => Outcome::NoPlace(Err(fault)),
             done => Outcome::Done(done),
@@ -147,9 +156,14 @@ impl Token {
     }
 
     /// Makes a call; again and again for a moment, if the token has gone: it may be on its way back.
-    fn perform<T>(&self, seat: &mut Seat, call: &dyn Fn(&Call<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn perform<T>(
+        &self,
+        limit: Duration,
+        seat: &mut Seat,
+        call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         loop {
-            match self.attempt(seat, call) {
+            match self.attempt(limit, seat, call) {
                 Ok(value) => {
                     self.has_worked();
                     return Ok(value);
@@ -163,12 +177,13 @@ impl Token {
     /// Makes a call, in a new session or with the library made ready anew if need be.
     fn attempt<T>(
         &self,
+        limit: Duration,
         seat: &mut Seat,
         call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Failure> {
         let (mut may_reopen, mut may_restart) = (true, true);
         loop {
-            let ready = self.module.ready()?;
+            let ready = self.module.ready(limit)?;
             let epoch = ready.epoch();
             let fault = match self.once(&ready, seat, call) {
                 Ok(value) => return Ok(value),
@@ -232,11 +247,12 @@ impl Token {
 
     fn once<T>(
         &self,
-        ready: &Ready<'_>,
+        ready: &Ready,
         seat: &mut Seat,
         call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let incarnation = self.incarnation.load(Ordering::Acquire);
+        let changes = self.changes.load(Ordering::Acquire);
+        let incarnation = Incarnation { epoch: ready.epoch(), changes };
         // A session of another epoch is gone, whatever its number means now.
         seat.session.take_if(|seated| seated.epoch != ready.epoch());
         let Seated { session, has_pin, .. } = match &mut seat.session {
@@ -252,26 +268,25 @@ impl Token {
     /// Forgets where the token and its objects are.
     fn renew(&self) {
         *self.slot.lock().expect("no panic while held") = None;
-        self.incarnation.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether a token that is missing may be found by making the library ready anew: not at the cost of other tokens,
     /// unless it was there before.
-    fn may_come_back(&self, ready: &Ready<'_>, fault: &Fault) -> bool {
+    fn may_come_back(&self, ready: &Ready, fault: &Fault) -> bool {
         let is_missing = matches!(fault, Fault::NoToken { .. });
         let was_there = self.was_there.load(Ordering::Relaxed);
-        let others = ready
-            .library()
-            .and_then(|library| library.get_slots_with_token().map_err(Fault::said("list its slots")));
-        !is_missing || was_there || others.map_or(true, |slots| slots.is_empty())
+        !is_missing
+            || was_there
+            || ready.library().get_slots_with_token().map_or(true, |slots| slots.is_empty())
     }
 
     /// A new session, logged in if there is a PIN.
-    fn open(&self, ready: &Ready<'_>) -> Result<Seated, Fault> {
-        let library = ready.library()?;
+    fn open(&self, ready: &Ready) -> Result<Seated, Fault> {
+        let library = ready.library();
         let slot = self.slot(library, ready.epoch())?;
         let session = library.open_rw_session_no_drop(slot).map_err(Fault::said("open a session"))?;
-        match self.module.logins().log_in(library, (&self.name, slot), &session, self.pin.as_ref()) {
+        match self.module.logins().log_in(ready, (&self.name, slot), &session, self.pin.as_ref()) {
             Ok(has_pin) => Ok(Seated { epoch: ready.epoch(), session, has_pin }),
             Err(fault) => {
                 // Nobody else has it; if it cannot be closed it is gone.
@@ -282,10 +297,10 @@ impl Token {
     }
 
     fn slot(&self, library: &Pkcs11, epoch: u64) -> Result<Slot, Fault> {
-        let mut known = self.slot.lock().expect("no panic while held");
-        if let Some((known_epoch, slot)) = *known
-            && known_epoch == epoch
-        {
+        // Not held while the library is asked, which may never answer.
+        let known = || self.slot.lock().expect("no panic while held");
+        let here = known().filter(|(known_epoch, _)| *known_epoch == epoch);
+        if let Some((_, slot)) = here {
             return Ok(slot);
         }
         let slot = find_slot(library, &self.name)?;
@@ -293,7 +308,7 @@ impl Token {
             self.queue.allow_threads(sessions(&info));
         }
         self.was_there.store(true, Ordering::Relaxed);
-        *known = Some((epoch, slot));
+        *known() = Some((epoch, slot));
         Ok(slot)
     }
 }
@@ -307,7 +322,7 @@ pub(in crate::store) struct Changing<'t> {
 impl Drop for Changing<'_> {
     /// Some tokens give the numbers of objects that are gone to new ones.
     fn drop(&mut self) {
-        self.token.incarnation.fetch_add(1, Ordering::AcqRel);
+        self.token.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
