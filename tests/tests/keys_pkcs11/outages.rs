@@ -1,13 +1,14 @@
 //! A token that goes and comes back: who comes meanwhile is late, but served.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use suite_tests::{
     harness::{KEYD, Setup},
+    http::wait_for,
     keys::{Keys, ecdsa_request},
     p11_kit::RemoteToken,
 };
@@ -26,11 +27,17 @@ fn restarts_under_load() -> (u32, String) {
     let keyd = token.base_slot(Setup::new(&KEYD)).start();
     let client = keyd.client();
     let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
-    let over = AtomicBool::new(false);
+    let (over, served) = (AtomicBool::new(false), AtomicU32::new(0));
+    let is_served = || {
+        let before = served.load(Ordering::Relaxed);
+        wait_for("the token to be used", Duration::from_secs(30), || {
+            (served.load(Ordering::Relaxed) > before).then_some(())
+        });
+    };
     let lost = thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|caller| {
-                let (client, request, over) = (client.clone(), &request, &over);
+                let (client, request, over, served) = (client.clone(), &request, &over, &served);
                 scope.spawn(move || {
                     let (mut good, mut bad) = (0, 0);
                     while !over.load(Ordering::Relaxed) {
@@ -39,24 +46,38 @@ fn restarts_under_load() -> (u32, String) {
                             _ => client.post("/sign", request).status == 200,
                         };
                         good += u32::from(is_good);
+                        served.fetch_add(u32::from(is_good && caller > 0), Ordering::Relaxed);
                         bad += u32::from(!is_good);
                     }
                     (good, bad)
                 })
             })
             .collect();
+        // However it ends, lest a failure be waited for.
+        let end = Ends(&over);
         for _ in 0..RESTARTS {
+            is_served();
             thread::sleep(Duration::from_millis(700));
             token.pull_out();
-            thread::sleep(Duration::from_millis(2500));
+            thread::sleep(Duration::from_millis(1500));
             token.plug_in();
         }
+        is_served();
         thread::sleep(Duration::from_secs(2));
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         let counts = callers.into_iter().map(|caller| caller.join().unwrap());
         counts.map(|(good, bad)| if good > 20 { bad } else { u32::MAX }).max()
     });
     (lost.unwrap(), keyd.log())
+}
+
+/// Says that it is over when it goes.
+struct Ends<'o>(&'o AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Who comes when it has lasted is told at once.
