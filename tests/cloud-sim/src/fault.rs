@@ -97,6 +97,10 @@ pub(crate) struct Action {
     pub(crate) reset: bool,
     /// Orderly close instead of an answer.
     pub(crate) close_before_reply: bool,
+    /// TCP reset of the connection with all requests on it.
+    pub(crate) drop_connection: bool,
+    /// Say that HTTP/1.1 is required. Requests by HTTP/1.1 are not struck.
+    pub(crate) want_http1: bool,
     /// So many bytes of the answer, then a TCP reset.
     pub(crate) reset_after_bytes: Option<usize>,
     /// So many bytes of the answer, then an orderly close.
@@ -168,7 +172,8 @@ impl Faults {
     pub(crate) fn strike(&mut self, request: &Request, scene: Scene<'_>, dice: &mut Dice) -> Option<Rule> {
         let mut struck = None;
         for (rule, regex) in &mut self.rules {
-            if !rule.matching.holds(regex.as_ref(), request, scene) {
+            let idle = rule.action.want_http1 && request.version != "2";
+            if idle || !rule.matching.holds(regex.as_ref(), request, scene) {
                 continue;
             }
             rule.matched += 1;
@@ -203,7 +208,8 @@ impl Action {
     /// Whether the service does the request.
     #[must_use]
     pub(crate) fn lets_the_service_act(&self) -> bool {
-        let replaces = self.status.is_some() || self.stall || self.reset || self.close_before_reply;
+        let reset = self.reset || self.drop_connection || self.want_http1;
+        let replaces = self.status.is_some() || self.stall || reset || self.close_before_reply;
         self.after || !replaces
     }
 
@@ -263,7 +269,11 @@ impl Action {
     /// How the reply is delivered.
     #[must_use]
     pub(crate) fn delivery(&self) -> Delivery {
-        let ending = if self.stall {
+        let ending = if self.drop_connection {
+            Ending::DropConnection
+        } else if self.want_http1 {
+            Ending::WantHttp1
+        } else if self.stall {
             Ending::Stall
         } else if self.reset {
             Ending::ResetAfter(0)

@@ -32,6 +32,7 @@ mod dps;
 mod est;
 mod fault;
 mod http;
+mod http2;
 mod hub;
 mod keys;
 mod listener;

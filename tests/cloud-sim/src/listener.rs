@@ -6,7 +6,8 @@ use crate::{
     certificate::ClientCertificate,
     cloud::{Cloud, Origin, Outcome, Role},
     http::{Delivery, Ending, ReadError, Reader, Reply, Request, send},
-    tls::TlsMode,
+    http2,
+    tls::{Http2, TlsMode},
 };
 use openssl::ssl::{Ssl, SslAcceptor, SslContext};
 use serde::{Deserialize, Serialize};
@@ -164,7 +165,7 @@ async fn serve_connection(cloud: Arc<Cloud>, door: Arc<Door>, stream: TcpStream)
     cloud.state().counters.open_connections -= 1;
 }
 
-async fn talk(cloud: &Cloud, door: &Door, connection: u64, stream: TcpStream) {
+async fn talk(cloud: &Arc<Cloud>, door: &Door, connection: u64, stream: TcpStream) {
     let delay = door.gate.borrow().delay_ms;
     tokio::time::sleep(Duration::from_millis(delay)).await;
     let (abort, context) = door.tls();
@@ -178,8 +179,14 @@ async fn talk(cloud: &Cloud, door: &Door, connection: u64, stream: TcpStream) {
         connection,
         client_certificate: ClientCertificate::of(stream.ssl()),
     };
+    if stream.ssl().selected_alpn_protocol() == Some(b"h2") {
+        return match door.tls_mode().http2 {
+            Http2::Broken => http2::break_it(stream).await,
+            Http2::On | Http2::Off => http2::serve(cloud, origin, stream).await,
+        };
+    }
     match exchange(&mut stream, |request| cloud.handle(&origin, request)).await {
-        Ok(Ending::ResetAfter(_)) => {
+        Ok(Ending::ResetAfter(_) | Ending::DropConnection) => {
             let _ = stream.get_ref().set_zero_linger();
         }
         Ok(_) => {

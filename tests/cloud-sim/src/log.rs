@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) method: String,
     /// As sent, byte for byte.
     pub(crate) target: String,
+    /// Of HTTP: `1.1` or `2`.
+    pub(crate) version: &'static str,
     /// `origin` or `absolute`.
     pub(crate) form: &'static str,
     /// Names in lower case, in the order sent.
@@ -63,6 +65,7 @@ impl Entry {
             hub: None,
             method: request.method.clone(),
             target: request.target.clone(),
+            version: request.version,
             form: request.form(),
             headers: request.headers.clone(),
             body: request.body_value(),

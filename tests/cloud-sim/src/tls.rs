@@ -3,7 +3,7 @@
 use crate::authority::Authority;
 use openssl::{
     error::ErrorStack,
-    ssl::{SslAcceptor, SslMethod, SslOptions, SslVerifyMode, SslVersion},
+    ssl::{AlpnError, SslAcceptor, SslMethod, SslOptions, SslVerifyMode, SslVersion, select_next_proto},
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ pub(crate) struct TlsMode {
     pub(crate) certificate: Shown,
     /// The only version it speaks: `1.2` or `1.3`; both when absent.
     pub(crate) version: Option<Version>,
+    /// Whether it speaks HTTP/2 to who offers it.
+    pub(crate) http2: Http2,
     /// Close the connection instead of shaking hands.
     pub(crate) abort: bool,
     /// Do not ask for a client certificate.
@@ -38,6 +40,19 @@ pub(crate) enum Shown {
     Expired,
     /// By a CA that nobody knows.
     Untrusted,
+}
+
+/// Whether a listener speaks HTTP/2.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Http2 {
+    /// If the client offers it.
+    #[default]
+    On,
+    /// It knows HTTP/1.1 only.
+    Off,
+    /// It chooses HTTP/2 and says something else then.
+    Broken,
 }
 
 /// A TLS version.
@@ -79,6 +94,11 @@ pub(crate) fn acceptor(
     builder.set_session_id_context(b"aziot-cloud-sim")?;
     // Sessions stay here: a ticket would forget the client's intermediate certificates.
     builder.set_options(SslOptions::NO_TICKET);
+    if mode.http2 != Http2::Off {
+        builder.set_alpn_select_callback(|_, offered| {
+            select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::NOACK)
+        });
+    }
     if !mode.no_client_certificate {
         let mut verify = SslVerifyMode::PEER;
         verify.set(SslVerifyMode::FAIL_IF_NO_PEER_CERT, mode.require_client_certificate);
@@ -88,6 +108,9 @@ pub(crate) fn acceptor(
     }
     Ok(builder.build())
 }
+
+/// The better one first, each with its length (RFC 7301, section 3.1).
+const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1";
 
 #[cfg(test)]
 mod tests {

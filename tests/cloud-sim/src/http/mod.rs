@@ -5,8 +5,8 @@
 mod read;
 mod write;
 
-pub(crate) use read::{ReadError, Reader};
-pub(crate) use write::{Delivery, Ending, send};
+pub(crate) use read::{MAX_BODY, ReadError, Reader};
+pub(crate) use write::{DRIP_SIZE, Delivery, Ending, head_length, send};
 
 use crate::sas;
 use serde_json::Value;
@@ -24,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
     /// Whether the connection may serve another request.
     pub(crate) keep_alive: bool,
+    /// Of HTTP: `1.1` or `2`.
+    pub(crate) version: &'static str,
 }
 
 impl Request {

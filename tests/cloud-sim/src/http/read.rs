@@ -134,6 +134,7 @@ fn head(buffer: &[u8]) -> Result<Option<(Request, usize)>, ReadError> {
         },
         headers,
         body: Vec::new(),
+        version: "1.1",
     };
     Ok(Some((request, length)))
 }
@@ -144,7 +145,8 @@ fn malformed(what: &str) -> ReadError {
 
 const MAX_HEADERS: usize = 128;
 const MAX_HEAD: usize = 64 << 10;
-const MAX_BODY: usize = 16 << 20;
+/// The largest body that is read, in bytes.
+pub(crate) const MAX_BODY: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,10 @@ pub(crate) enum Ending {
     ResetAfter(usize),
     /// Nothing, until the client gives up.
     Stall,
+    /// A TCP reset, which ends all that is under way on the connection.
+    DropConnection,
+    /// By HTTP/2 only: the client is to ask by HTTP/1.1.
+    WantHttp1,
 }
 
 /// Put `reply` on the wire; `date` is the value of its `Date` header.
@@ -46,8 +50,10 @@ where
     S: AsyncWrite + Unpin,
 {
     let (mut bytes, head) = encode(reply, date, last);
-    if let Ending::CloseAfter(limit) | Ending::ResetAfter(limit) = plan.ending {
-        bytes.truncate(limit);
+    match plan.ending {
+        Ending::CloseAfter(limit) | Ending::ResetAfter(limit) => bytes.truncate(limit),
+        Ending::DropConnection => bytes.clear(),
+        Ending::Complete | Ending::Stall | Ending::WantHttp1 => {}
     }
     match plan.drip {
         None => stream.write_all(&bytes).await?,
@@ -62,6 +68,12 @@ where
         }
     }
     stream.flush().await
+}
+
+/// How many bytes of this reply are head by HTTP/1.1: what faults that cut a reply count in.
+#[must_use]
+pub(crate) fn head_length(reply: &Reply, date: &str) -> usize {
+    encode(reply, date, false).1
 }
 
 /// The reply's bytes and how many of them are head.
@@ -109,7 +121,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-const DRIP_SIZE: usize = 16;
+/// Bytes of a body between two pauses.
+pub(crate) const DRIP_SIZE: usize = 16;
 
 #[cfg(test)]
 mod tests {
