@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! Cloud (cloud.rs)      one logical call: fresh token, attempts, deadline, failures sorted
-//!   └ Https (this file) one attempt: pooled connections, time and size limits
+//!   └ Https (this file) one attempt: time and size limits, pooled HTTP/1.1 connections
+//!       ├ Servers       servers.rs: what each server speaks; the HTTP/2 connection (http2.rs) that all share
 //!       └ Connector     connect.rs: TCP or tunnel, then TLS (tls.rs), as proxy.rs says
 //! ```
 //!
-//! HTTP/1.1, with a connection for each request that is under way. Certificates and signatures are exchanged on the first
-//! connection to a server only; the others resume its TLS session (sessions.rs), with a client certificate without its key.
+//! HTTP/2 where the server chooses it, on one connection. It is not offered together with a client certificate, which some
+//! servers ask for amid a connection, and cannot with HTTP/2 (RFC 9113, section 9.2.1). Else HTTP/1.1, with a connection for
+//! each request that is under way. Certificates and signatures are exchanged on the first connection to a server only; the
+//! others resume its TLS session (sessions.rs), with a client certificate without its key.
 //!
 //! Does not know what is said (`dps-client`, `hub-client` do), and is never used for the daemons' own sockets. TLS state
 //! costs memory, so it is built on first use and given back after a minute without calls.
@@ -15,9 +18,13 @@
 mod cloud;
 mod connect;
 mod failure;
+mod http2;
 mod outages;
 mod proxy;
+mod servers;
 mod sessions;
+#[cfg(test)]
+mod test_http2;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]
@@ -43,6 +50,7 @@ pub use self::proxy::ProxyRules;
 pub use self::tls::{ClientIdentity, Trust};
 
 use self::connect::{ConnectError, Connector};
+use self::servers::Servers;
 use self::thread::Thread;
 
 /// How to reach and trust servers. The default trusts what the system trusts and knows no proxy.
@@ -69,9 +77,17 @@ struct Shared {
 
 /// What exists only while it is in use: TLS context, connection pool.
 struct Live {
-    client: HyperClient,
-    thread: Option<Arc<Thread>>,
+    ways: Ways,
     last_used: Instant,
+}
+
+/// The connections, and where they are.
+#[derive(Clone)]
+struct Ways {
+    http1: HyperClient,
+    /// None where HTTP/2 is not offered.
+    http2: Option<Arc<Servers>>,
+    thread: Option<Arc<Thread>>,
 }
 
 type HyperClient = Client<Connector, Full<Bytes>>;
@@ -196,8 +212,8 @@ impl Https {
     ) -> Result<Response<Bytes>, HttpsError> {
         let peer = peer_of(request.uri());
         let request = self.complete(request);
-        let (client, thread) = self.client()?;
-        let answer = tokio::time::timeout(timeout, exchange_on(thread, client, request, &peer)).await;
+        let ways = self.ways()?;
+        let answer = tokio::time::timeout(timeout, exchange_on_thread(ways, request, &peer)).await;
         self.touch();
         answer.unwrap_or(Err(HttpsError::TimedOut { peer, after: timeout }))
     }
@@ -216,22 +232,25 @@ impl Https {
         request
     }
 
-    fn client(&self) -> Result<(HyperClient, Option<Arc<Thread>>), HttpsError> {
-        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ways(&self) -> Result<Ways, HttpsError> {
+        let Shared { options, idle, on_own_thread, live } = &*self.0;
+        let mut live = live.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = live.as_mut() {
             live.last_used = Instant::now();
-            return Ok((live.client.clone(), live.thread.clone()));
+            return Ok(live.ways.clone());
         }
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(self.0.idle)
+        let connector = Connector::new(options)?;
+        let thread = on_own_thread.then(Thread::start).transpose().map_err(HttpsError::NoThread)?;
+        let http2 = options.identity.is_none().then(|| Servers::new(connector.clone(), *idle));
+        let http1 = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(*idle)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
-            .build(Connector::new(&self.0.options)?);
-        let thread = self.0.on_own_thread.then(Thread::start).transpose().map_err(HttpsError::NoThread)?;
-        let thread = thread.map(Arc::new);
-        *live = Some(Live { client: client.clone(), thread: thread.clone(), last_used: Instant::now() });
-        tokio::spawn(reap(Arc::downgrade(&self.0), self.0.idle));
-        Ok((client, thread))
+            .build(connector);
+        let ways = Ways { http1, http2, thread: thread.map(Arc::new) };
+        *live = Some(Live { ways: ways.clone(), last_used: Instant::now() });
+        tokio::spawn(reap(Arc::downgrade(&self.0), *idle));
+        Ok(ways)
     }
 
     fn touch(&self) {
@@ -255,29 +274,36 @@ async fn reap(shared: Weak<Shared>, idle: Duration) {
             crate::ffi::give_back_memory();
             return;
         }
+        if let Some(servers) = live.as_ref().and_then(|live| live.ways.http2.as_ref()) {
+            servers.tidy();
+        }
         wait = idle - unused;
     }
 }
 
 /// [`exchange`] where the connections are.
-async fn exchange_on(
-    thread: Option<Arc<Thread>>,
-    client: HyperClient,
+async fn exchange_on_thread(
+    ways: Ways,
     request: Request<Full<Bytes>>,
     peer: &str,
 ) -> Result<Response<Bytes>, HttpsError> {
-    let Some(thread) = thread else { return exchange(client, request, peer).await };
+    let Some(thread) = ways.thread.clone() else { return exchange(ways, request, peer).await };
     let owned = peer.to_owned();
-    let job = async move { exchange(client, request, &owned).await };
+    let job = async move { exchange(ways, request, &owned).await };
     thread.run(job).await.unwrap_or_else(|err| Err(broken(err.into(), peer)))
 }
 
 async fn exchange(
-    client: HyperClient,
+    ways: Ways,
     request: Request<Full<Bytes>>,
     peer: &str,
 ) -> Result<Response<Bytes>, HttpsError> {
-    let response = client.request(request).await.map_err(|err| sort_error(err, peer))?;
+    if let Some(servers) = &ways.http2
+        && let Some(answer) = servers.ask(&request).await?
+    {
+        return Ok(answer);
+    }
+    let response = ways.http1.request(request).await.map_err(|err| sort_error(err, peer))?;
     let (head, body) = response.into_parts();
     match Limited::new(body, RESPONSE_LIMIT).collect().await {
         Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
@@ -288,17 +314,21 @@ async fn exchange(
 
 /// Find out what an error of the HTTP client is about.
 fn sort_error(err: ClientError, peer: &str) -> HttpsError {
-    if !err.is_connect() {
-        return broken(Box::new(err), peer);
+    match err.is_connect() {
+        true => not_connected(Box::new(err), peer),
+        false => broken(Box::new(err), peer),
     }
+}
+
+/// There is no connection, because of a [`ConnectError`].
+fn not_connected(source: Box<dyn std::error::Error + Send + Sync>, peer: &str) -> HttpsError {
     let peer = peer.to_owned();
-    let err: Box<dyn std::error::Error + Send + Sync> = Box::new(err);
-    let cause = std::error::Error::source(&*err).and_then(|cause| cause.downcast_ref::<ConnectError>());
-    match cause {
+    let own = source.downcast_ref::<Arc<ConnectError>>().map(|cause| &**cause);
+    match own.or_else(|| source.source()?.downcast_ref::<ConnectError>()) {
         Some(ConnectError::Untrusted { reason }) => HttpsError::Untrusted { peer, reason: reason.clone() },
-        Some(ConnectError::Proxy(_)) => HttpsError::Proxy { peer, source: err },
-        _ if tls::is_certificate_alert(&*err) => HttpsError::CertificateRefused { peer, source: err },
-        _ => HttpsError::NotConnected { peer, source: err },
+        Some(ConnectError::Proxy(_)) => HttpsError::Proxy { peer, source },
+        _ if tls::is_certificate_alert(&*source) => HttpsError::CertificateRefused { peer, source },
+        _ => HttpsError::NotConnected { peer, source },
     }
 }
 

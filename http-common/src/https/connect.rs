@@ -2,12 +2,13 @@
 //!
 //! Does not know requests; the pool above it decides when a connection is needed.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use http::uri::Scheme;
@@ -31,6 +32,17 @@ struct Route {
     /// For a proxy that is reached by TLS; the client identity is none of its business.
     proxy_tls: Option<tls::Tls>,
     tcp: HttpConnector,
+    /// Connections that were opened to find out what a server speaks, by server, and when.
+    spare: Mutex<HashMap<Box<str>, (Link, Instant)>>,
+}
+
+/// Which protocols a TLS server is told that we speak (RFC 7301).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// None, which means HTTP/1.1.
+    Nothing,
+    /// HTTP/2, or else HTTP/1.1.
+    Http2,
 }
 
 /// Why there is no connection.
@@ -44,6 +56,12 @@ pub(super) enum ConnectError {
     Untrusted { reason: String },
     #[error("the TLS handshake failed")]
     Handshake(#[from] openssl::ssl::Error),
+    #[error("the server ended the connection at once")]
+    Refused(#[source] BoxError),
+    #[error("there was no connection within {} s", super::servers::CONNECT_TIME.as_secs())]
+    TimedOut,
+    #[error("the attempt was given up")]
+    GivenUp,
     #[error("could not set up TLS")]
     Setup(#[from] ErrorStack),
 }
@@ -59,7 +77,26 @@ impl Connector {
         tcp.set_connect_timeout(Some(CONNECT_TIME));
         tcp.set_keepalive(Some(KEEP_ALIVE));
         let proxy_tls = proxy.is_secure().then(|| tls::Tls::new(trust.clone(), None)).transpose()?;
-        Ok(Self(Arc::new(Route { proxy, server_tls: tls::Tls::new(trust, identity)?, proxy_tls, tcp })))
+        let server_tls = tls::Tls::new(trust, identity)?;
+        Ok(Self(Arc::new(Route { proxy, server_tls, proxy_tls, tcp, spare: Mutex::default() })))
+    }
+
+    /// A connection to `server`.
+    pub(super) async fn open(&self, server: &Uri, offer: Offer) -> Result<Link, ConnectError> {
+        self.0.clone().connect(server, offer).await
+    }
+
+    /// The next HTTP/1.1 connection to `server` shall be `link`, if it is wanted soon.
+    pub(super) fn keep(&self, server: &Uri, link: Link) {
+        let key = server.authority().map_or("", |authority| authority.as_str());
+        let mut spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.insert(key.into(), (link, Instant::now()));
+    }
+
+    fn kept(&self, server: &Uri) -> Option<Link> {
+        let mut spare = self.0.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let (link, since) = spare.remove(server.authority()?.as_str())?;
+        (since.elapsed() < SOON).then_some(link)
     }
 }
 
@@ -73,22 +110,29 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let route = self.0.clone();
-        Box::pin(async move { route.connect(&server).await })
+        let connector = self.clone();
+        Box::pin(async move {
+            match connector.kept(&server).filter(|_| server.scheme() == Some(&Scheme::HTTPS)) {
+                Some(link) => Ok(link),
+                None => connector.open(&server, Offer::Nothing).await,
+            }
+        })
     }
 }
 
 impl Route {
-    async fn connect(self: Arc<Self>, server: &Uri) -> Result<Link, ConnectError> {
-        match self.clone().attempt(server).await {
+    async fn connect(self: Arc<Self>, server: &Uri, offer: Offer) -> Result<Link, ConnectError> {
+        match self.clone().attempt(server, offer).await {
             // The system's bundle may have the authority that its directory has not.
-            Err(Refusal::LacksIssuer(_)) if self.server_tls.widen()? => Ok(self.attempt(server).await?),
+            Err(Refusal::LacksIssuer(_)) if self.server_tls.widen()? => {
+                Ok(self.attempt(server, offer).await?)
+            }
             Err(refusal) => Err(refusal.into()),
             Ok(link) => Ok(link),
         }
     }
 
-    async fn attempt(self: Arc<Self>, server: &Uri) -> Result<Link, Refusal> {
+    async fn attempt(self: Arc<Self>, server: &Uri, offer: Offer) -> Result<Link, Refusal> {
         let secure = server.scheme() == Some(&Scheme::HTTPS);
         let proxy = self.proxy.intercept(server);
         let pipe: Stream = match &proxy {
@@ -103,9 +147,9 @@ impl Route {
             Some(proxy) => ToProxy(self.clone()).open(proxy.uri()).await?,
         };
         if secure {
-            return Ok(Link { stream: handshake(&self.server_tls, server, pipe).await?, proxied: false });
+            return handshake(&self.server_tls, server, pipe, offer).await;
         }
-        Ok(Link { stream: pipe, proxied: proxy.is_some() })
+        Ok(Link { stream: pipe, proxied: proxy.is_some(), http2: false })
     }
 
     async fn tcp(&self, to: &Uri) -> Result<Stream, ConnectError> {
@@ -120,13 +164,13 @@ struct ToProxy(Arc<Route>);
 impl ToProxy {
     async fn open(&self, proxy: &Uri) -> Result<Stream, ConnectError> {
         let Some(tls) = &self.0.proxy_tls else { return self.tcp(proxy).await };
-        match handshake(tls, proxy, self.tcp(proxy).await?).await {
+        let link = match handshake(tls, proxy, self.tcp(proxy).await?, Offer::Nothing).await {
             Err(Refusal::LacksIssuer(_)) if tls.widen()? => {
-                Ok(handshake(tls, proxy, self.tcp(proxy).await?).await?)
+                handshake(tls, proxy, self.tcp(proxy).await?, Offer::Nothing).await
             }
-            Err(refusal) => Err(refusal.into()),
-            Ok(pipe) => Ok(pipe),
-        }
+            outcome => outcome,
+        };
+        Ok(link?.stream)
     }
 
     async fn tcp(&self, proxy: &Uri) -> Result<Stream, ConnectError> {
@@ -149,11 +193,17 @@ impl Service<Uri> for ToProxy {
     }
 }
 
-async fn handshake(tls: &tls::Tls, server: &Uri, pipe: Stream) -> Result<Stream, Refusal> {
+async fn handshake(tls: &tls::Tls, server: &Uri, pipe: Stream, offer: Offer) -> Result<Link, Refusal> {
     let port = server.port_u16().unwrap_or(HTTPS_PORT);
-    let ssl = tls.connection(server.host().unwrap_or_default(), port).map_err(ConnectError::Setup)?;
+    let mut ssl = tls.connection(server.host().unwrap_or_default(), port).map_err(ConnectError::Setup)?;
+    if offer == Offer::Http2 {
+        ssl.set_alpn_protos(HTTP2_OR_HTTP1).map_err(ConnectError::Setup)?;
+    }
     let mut stream = SslStream::new(ssl, pipe).map_err(ConnectError::Setup)?;
-    let Err(err) = Pin::new(&mut stream).connect().await else { return Ok(Box::new(stream)) };
+    let Err(err) = Pin::new(&mut stream).connect().await else {
+        let http2 = stream.ssl().selected_alpn_protocol() == Some(b"h2");
+        return Ok(Link { stream: Box::new(stream), proxied: false, http2 });
+    };
     match stream.ssl().verify_result() {
         X509VerifyResult::OK => Err(Refusal::Final(err.into())),
         result if tls::lacks_issuer(result) => Err(Refusal::LacksIssuer(result)),
@@ -187,6 +237,15 @@ pub(super) struct Link {
     stream: Stream,
     /// The other end is a proxy that wants to see the whole URL.
     proxied: bool,
+    /// The other end has chosen HTTP/2.
+    http2: bool,
+}
+
+impl Link {
+    /// Whether the server has chosen HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2
+    }
 }
 
 type Stream = Box<dyn Io>;
@@ -227,5 +286,9 @@ impl Write for Link {
 
 /// For all addresses of a name together.
 const CONNECT_TIME: Duration = Duration::from_secs(30);
+/// How long a connection is kept for a request that was about to be sent.
+const SOON: Duration = Duration::from_secs(5);
+/// Each name with its length (RFC 7301, section 3.1).
+const HTTP2_OR_HTTP1: &[u8] = b"\x02h2\x08http/1.1";
 const HTTPS_PORT: u16 = 443;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! The way out against real TLS servers and proxies on loopback.
 
 mod cloud;
+mod http2;
 mod sessions;
 
 use std::io::Write as _;

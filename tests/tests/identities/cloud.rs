@@ -181,6 +181,11 @@ impl Seen {
         format!("{} {}", self.0["method"].as_str().unwrap(), self.0["target"].as_str().unwrap())
     }
 
+    /// Of HTTP.
+    pub(crate) fn version(&self) -> &str {
+        self.0["version"].as_str().unwrap()
+    }
+
     pub(crate) fn status(&self) -> u64 {
         self.0["status"].as_u64().unwrap()
     }

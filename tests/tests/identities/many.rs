@@ -17,8 +17,23 @@ use suite_tests::{
 use crate::cloud::{Cloud, DEVICE, Site, manual, principal};
 
 #[test]
-fn identity_55_two_hundred_modules_need_few_handshakes_and_are_made_several_at_a_time() {
+fn identity_55_two_hundred_modules_need_one_handshake_and_are_made_several_at_a_time() {
     let site = many(&json!({ "delay_ms": 30 }));
+    all_are_there(&site);
+    let counters = counters(&site.cloud);
+    let number = |name: &str| counters[name].as_u64().unwrap();
+    println!("{} handshakes, {} at most at a time", number("tls_handshakes"), number("most_under_way"));
+    assert!(number("tls_handshakes") <= 2, "{counters}");
+    assert!((4..=8).contains(&number("most_under_way")), "{counters}");
+    // The device does not ask again for what it was told.
+    assert_eq!(counters["by_operation"], json!({ "hub.list": 1, "hub.put": 2 * MANY }));
+    assert!(site.cloud.seen().iter().all(|seen| seen.version() == "2"));
+    is_usable(&site, "m7");
+}
+
+#[test]
+fn identity_55_without_http2_two_hundred_modules_need_few_handshakes_in_full() {
+    let site = many_at(Cloud::start(&[]), &json!({ "http2": "off" }), &[slow_puts()]);
     all_are_there(&site);
     let counters = counters(&site.cloud);
     let number = |name: &str| counters[name].as_u64().unwrap();
@@ -28,9 +43,45 @@ fn identity_55_two_hundred_modules_need_few_handshakes_and_are_made_several_at_a
     assert!(in_full <= 2, "{counters}");
     assert!((4..=8).contains(&number("most_under_way")), "{counters}");
     assert!(number("tls_handshakes") <= 10, "{counters}");
-    // The device does not ask again for what it was told.
     assert_eq!(counters["by_operation"], json!({ "hub.list": 1, "hub.put": 2 * MANY }));
+    assert!(site.cloud.seen().iter().all(|seen| seen.version() == "1.1"));
     is_usable(&site, "m7");
+}
+
+#[test]
+fn identity_55_a_hub_that_wants_http1_after_all_is_asked_by_it() {
+    let wants = json!({ "match": { "operation": "hub" }, "action": { "want_http1": true } });
+    for (tls, faults) in
+        [(json!({}), vec![wants, slow_puts()]), (json!({ "http2": "broken" }), vec![slow_puts()])]
+    {
+        let site = many_at(Cloud::start(&[]), &tls, &faults);
+        all_are_there(&site);
+        let seen = site.cloud.seen();
+        let by_http2 = seen.iter().filter(|seen| seen.version() == "2").count();
+        assert!(by_http2 <= 1, "it was told once");
+        let puts = seen.iter().filter(|seen| seen.operation() == "hub.put").count();
+        assert_eq!(puts, 2 * MANY, "nothing is asked twice");
+        is_usable(&site, "m7");
+    }
+}
+
+#[test]
+fn identity_55_57_a_connection_that_is_lost_with_many_requests_on_it_loses_no_module() {
+    let lost = json!({ "drop_connection": true, "after": true });
+    let site = many_with(&[
+        json!({ "match": { "operation": "hub.put" }, "skip": 50, "times": 1, "action": lost }),
+        json!({ "match": { "operation": "hub.put" }, "skip": 200, "times": 1, "action": lost }),
+        slow_puts(),
+    ]);
+    all_are_there(&site);
+    let counters = counters(&site.cloud);
+    let handshakes = counters["tls_handshakes"].as_u64().unwrap();
+    assert!((3..=4).contains(&handshakes), "{counters}");
+    let seen = site.cloud.seen();
+    assert!(seen.iter().all(|seen| seen.operation() != "hub.delete"));
+    for id in ["m0", "m100", "m199"] {
+        is_usable(&site, id);
+    }
 }
 
 #[test]
@@ -103,8 +154,16 @@ fn many(action: &Value) -> Site {
     many_with(&[json!({ "match": { "operation": "hub.put" }, "action": action })])
 }
 
+fn slow_puts() -> Value {
+    json!({ "match": { "operation": "hub.put" }, "action": { "delay_ms": 30 } })
+}
+
 fn many_with(faults: &[Value]) -> Site {
-    let cloud = Cloud::start(&[]);
+    many_at(Cloud::start(&[]), &json!({}), faults)
+}
+
+fn many_at(cloud: Cloud, tls: &Value, faults: &[Value]) -> Site {
+    cloud.admin("POST", "/tls", tls);
     let key = cloud.add_device();
     cloud.settings(&json!({ "module_limit": 1000 }));
     cloud.admin("POST", "/faults", &json!(faults));

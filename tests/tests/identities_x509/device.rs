@@ -38,6 +38,7 @@ fn identity_16_19_63_from_nothing_to_a_hub_by_certificate() {
     let print = hex(&chain[0].digest(MessageDigest::sha256()).unwrap());
     for seen in plant.seen() {
         assert_eq!(seen.header("authorization"), None, "{seen:?}");
+        assert_eq!(seen.version(), "1.1", "HTTP/2, which the cloud prefers, was not offered");
         let shown = &seen.0["client_certificate"];
         let text = shown.to_string().to_lowercase().replace(':', "");
         assert!(text.contains(&print), "{shown}");
