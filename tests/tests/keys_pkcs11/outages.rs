@@ -39,7 +39,7 @@ fn restarts_under_load() -> (u32, String) {
             .map(|caller| {
                 let (client, request, over, served) = (client.clone(), &request, &over, &served);
                 scope.spawn(move || {
-                    let (mut good, mut bad) = (0, 0);
+                    let (mut good, mut bad) = (0u32, 0);
                     while !over.load(Ordering::Relaxed) {
                         let is_good = match caller {
                             0 => client.get(&format!("/keypair/none-{good}")).status == 400,
@@ -49,7 +49,7 @@ fn restarts_under_load() -> (u32, String) {
                         served.fetch_add(u32::from(is_good && caller > 0), Ordering::Relaxed);
                         bad += u32::from(!is_good);
                     }
-                    (good, bad)
+                    bad
                 })
             })
             .collect();
@@ -65,9 +65,9 @@ fn restarts_under_load() -> (u32, String) {
         is_served();
         thread::sleep(Duration::from_secs(2));
         drop(end);
-        let counts = callers.into_iter().map(|caller| caller.join().unwrap());
-        counts.map(|(good, bad)| if good > 20 { bad } else { u32::MAX }).max()
+        callers.into_iter().map(|caller| caller.join().unwrap()).max()
     });
+    assert!(served.into_inner() > 50, "{}", keyd.log());
     (lost.unwrap(), keyd.log())
 }
 
