@@ -85,7 +85,8 @@ async fn answer(
         }
         Ending::DropConnection => {
             ending.order();
-            return Ok(());
+            // Whoever gives up a request tells its client, and the client is to hear nothing.
+            return std::future::pending().await;
         }
         Ending::WantHttp1 => {
             respond.send_reset(Reason::HTTP_1_1_REQUIRED);
