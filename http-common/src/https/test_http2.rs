@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper_openssl::SslStream;
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{AlpnError, Ssl, SslContext, select_next_proto};
+use openssl::ssl::{AlpnError, Ssl, SslContext, SslVerifyMode, select_next_proto};
 use openssl::x509::X509;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +25,9 @@ pub(super) enum Greeting {
     Settings,
     Garbage,
     End,
+    Silence,
+    /// As a server that wants a client certificate, when it learns that there is none.
+    Alert,
 }
 
 /// What becomes of a request by HTTP/2.
@@ -73,7 +76,9 @@ impl Http2Server {
         let authority = Issued::authority("Test Authority");
         let log: Arc<Mutex<Log>> = Arc::default();
         let mut acceptor = authority.leaf("localhost").acceptor();
-        acceptor.set_verify_callback(openssl::ssl::SslVerifyMode::PEER, |_, _| true);
+        let mut verify = SslVerifyMode::PEER;
+        verify.set(SslVerifyMode::FAIL_IF_NO_PEER_CERT, greeting == Greeting::Alert);
+        acceptor.set_verify_callback(verify, |_, _| true);
         acceptor.set_session_id_context(b"test").unwrap();
         acceptor.set_alpn_select_callback({
             let log = log.clone();
@@ -124,9 +129,10 @@ impl Http2Server {
         let mut stream = TokioIo::new(stream);
         match self.greeting {
             _ if !http2 => self.speak_http1(&mut stream).await,
-            Greeting::Settings => self.speak_http2(stream).await,
+            Greeting::Settings | Greeting::Alert => self.speak_http2(stream).await,
             Greeting::Garbage => drop(stream.write_all(b"HTTP/1.1 400 X\r\n\r\n").await),
             Greeting::End => drop(stream.shutdown().await),
+            Greeting::Silence => drop(stream.read_to_end(&mut Vec::new()).await),
         }
         self.log.lock().unwrap().ended += 1;
     }

@@ -116,6 +116,27 @@ async fn a_server_that_chooses_it_and_does_not_speak_it_is_asked_by_http1_for_go
 }
 
 #[tokio::test]
+async fn a_server_that_chooses_it_and_says_nothing_is_asked_by_http1_in_the_end() {
+    let server = Http2Server::start(Greeting::Silence, |_| Act::Answer).await;
+    let https = Https::new(trusting(server.authority.clone()));
+    let answer = https.send(get(&server.uri("")), Duration::from_secs(60)).await;
+    assert_eq!(answer.unwrap().body(), "by HTTP/1.1");
+    assert_eq!(fetch(&https, &server.uri("")).await.unwrap().body(), "by HTTP/1.1");
+    assert_eq!(server.log.lock().unwrap().offered.len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_misses_a_certificate_says_so_as_ever() {
+    let server = Http2Server::start(Greeting::Alert, |_| Act::Answer).await;
+    let https = Https::new(trusting(server.authority.clone()));
+    for _ in 0..2 {
+        let err = fetch(&https, &server.uri("")).await.unwrap_err();
+        assert!(matches!(err, HttpsError::CertificateRefused { .. }), "{}", crate::chain(&err));
+    }
+    assert_eq!(server.log.lock().unwrap().offered.len(), 2, "it is not the protocol that it minds");
+}
+
+#[tokio::test]
 async fn a_lost_connection_breaks_what_was_under_way_and_no_more() {
     let (server, https) = server(|number| match number {
         0..3 => Act::Hang,
