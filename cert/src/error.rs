@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http_common::{ApiError, StatusCode};
 
-use crate::issue::{BadCsr, NotIssued};
+use crate::issue::{BadCsr, NotIssued, NotSigned};
 use crate::pem::BadPem;
 use crate::store::StoreError;
 
@@ -71,6 +71,16 @@ pub enum Error {
     /// The same as another caller got who asked for the same at the same time.
     #[error(transparent)]
     Joined(Arc<Error>),
+}
+
+impl Error {
+    /// Why the certificate `id` was not issued; a fault of the request is one that the caller is told.
+    pub(crate) fn not_issued(id: String, source: NotIssued) -> Self {
+        match source {
+            NotIssued::NotSigned(NotSigned::Extension(fault)) => Self::BadCsr(fault),
+            source => Self::NotIssued { id, source },
+        }
+    }
 }
 
 impl From<StoreError> for Error {

@@ -150,7 +150,7 @@ impl Certd {
         };
         current.store.check_writable(&id)?;
         let issued = self.issuing.issue(&current, &cert_id, Arc::new(csr), issuer).await;
-        let pem = issued.map_err(|source| Error::NotIssued { id: cert_id.clone(), source })?;
+        let pem = issued.map_err(|source| Error::not_issued(cert_id.clone(), source))?;
         let kept = blocking(move || {
             turn.take(|| current.store.write(&id, &pem))?;
             Ok(pem)

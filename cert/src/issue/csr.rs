@@ -47,6 +47,9 @@ pub enum BadCsr {
         /// Strength in bits as NIST SP 800-57 counts.
         bits: u32,
     },
+    /// Its curve is written out; nobody who checks certificates takes that (RFC 5480, 2.1.1).
+    #[error("its public key does not name its curve, but spells out its parameters")]
+    UnnamedCurve,
     /// Somebody else's key, or changed on its way.
     #[error("its signature is not by the key that is in it")]
     BadSignature,
@@ -56,6 +59,9 @@ pub enum BadCsr {
     /// An extension that only an issuer can state is asked for, and must not be left out.
     #[error("it asks, as critical, for the extension {0}, which is for the issuer to state")]
     ForIssuer(String),
+    /// A certificate with its extensions is one that nobody takes.
+    #[error("nobody could verify a certificate with the extensions that it asks for: {0}")]
+    Unusable(String),
 }
 
 impl Csr {
@@ -77,6 +83,9 @@ impl Csr {
             return Err(BadCsr::BadSignature);
         }
         let der = request.to_der().map_err(BadCsr::NotPem)?;
+        if key.id() == Id::EC && names_curve(&der) != Ok(true) {
+            return Err(BadCsr::UnnamedCurve);
+        }
         let extensions = extensions(&der)?;
         Ok(Self { request, key, extensions })
     }
@@ -120,6 +129,18 @@ fn has_odd_exponent(key: &PKeyRef<Public>) -> Option<bool> {
     }
     let rsa = key.rsa().ok()?;
     Some(rsa.e().num_bits() > 1 && rsa.e().is_bit_set(0))
+}
+
+/// Whether the EC key of a request in DER says which curve it is of by an OBJECT IDENTIFIER.
+fn names_curve(request: &[u8]) -> Result<bool, Malformed> {
+    let mut request = Reader::new(Reader::new(request).expect(der::SEQUENCE)?);
+    let mut info = Reader::new(request.expect(der::SEQUENCE)?);
+    info.expect(der::INTEGER)?;
+    info.expect(der::SEQUENCE)?;
+    let mut key = Reader::new(info.expect(der::SEQUENCE)?);
+    let mut algorithm = Reader::new(key.expect(der::SEQUENCE)?);
+    algorithm.expect(der::OID)?;
+    Ok(algorithm.optional(der::OID)?.is_some())
 }
 
 /// The extensions in the attribute extensionRequest (RFC 2986 and RFC 2985, 5.4.2) of a request in DER.

@@ -88,6 +88,14 @@ fn weak_keys() {
 }
 
 #[test]
+fn a_curve_that_is_not_named() {
+    let mut group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    group.set_asn1_flag(openssl::ec::Asn1Flag::EXPLICIT_CURVE);
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    assert!(matches!(refusal(&request("a", &key, vec![])), BadCsr::UnnamedCurve));
+}
+
+#[test]
 fn what_is_no_request() {
     for text in [
         "",

@@ -9,6 +9,7 @@ mod name;
 mod sign;
 mod target;
 mod undecided;
+mod usable;
 
 use std::path::Path;
 use std::sync::Arc;

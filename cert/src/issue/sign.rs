@@ -11,6 +11,7 @@ use openssl::x509::{X509, X509Builder, X509Extension, X509NameRef, X509Ref};
 
 use super::csr::{BadCsr, Csr, Extension};
 use super::name::{BadSubject, SubjectOverride};
+use super::usable;
 use crate::der;
 
 /// What the configuration says about a certificate.
@@ -76,7 +77,10 @@ pub(crate) fn certificate(
     builder.sign(key, digest_for(public))?;
     let certificate = builder.build();
     match (certificate.verify(public).unwrap_or(false), issuer) {
-        (true, _) => Ok(certificate),
+        (true, _) => match usable::fault(&certificate)? {
+            None => Ok(certificate),
+            Some(fault) => Err(NotSigned::Extension(BadCsr::Unusable(fault))),
+        },
         (false, Some(_)) => Err(NotSigned::WrongKey),
         (false, None) => Err(NotSigned::NotItsOwnKey),
     }

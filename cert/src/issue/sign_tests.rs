@@ -86,12 +86,12 @@ fn certs_34_35_36_extensions() {
     let asked = || {
         vec![
             ExtendedKeyUsage::new().server_auth().build().unwrap(),
-            extension("1.2.3.4", true, b"\x05\x00"),
+            extension("1.2.3.4", false, b"\x05\x00"),
             BasicConstraints::new().critical().ca().build().unwrap(),
         ]
     };
     let issued = certificate(&csr(asked()), Some(&ca), &key, &Options::default(), NOW).unwrap();
-    let wanted = [("2.5.29.37", false), ("1.2.3.4", true), ("2.5.29.19", true), (SKID, false), (AKID, false)];
+    let wanted = [("2.5.29.37", false), ("1.2.3.4", false), ("2.5.29.19", true), (SKID, false), (AKID, false)];
     assert_eq!(extensions(&issued), wanted.map(|(oid, critical)| (oid.to_owned(), critical)));
     let bits = openssl::sha::sha1(
         &issued
@@ -139,6 +139,26 @@ fn what_the_issuer_says_about_itself_cannot_be_asked_for() {
     assert!(issued.subject_alt_names().is_some());
     let refused = certificate(&access(true), Some(&ca), &key, &Options::default(), NOW).err().unwrap();
     assert!(matches!(refused, NotSigned::Extension(BadCsr::ForIssuer(_))));
+}
+
+#[test]
+fn what_nobody_could_verify_is_not_made() {
+    let key = ec_key(Nid::X9_62_PRIME256V1);
+    let ca = authority(&key, 365);
+    for (oid, critical, value) in [
+        ("1.2.3.4.5", true, &b"\x05\x00"[..]),
+        ("2.5.29.17", false, b"\x05\x00"),
+        ("2.5.29.15", false, b"\x05\x00"),
+        ("2.5.29.37", false, b"\x05\x00"),
+        ("2.5.29.19", true, b"\x01\x01\xff"),
+    ] {
+        let csr = csr(vec![extension(oid, critical, value)]);
+        let refused = certificate(&csr, Some(&ca), &key, &Options::default(), NOW).err().expect(oid);
+        assert!(matches!(refused, NotSigned::Extension(BadCsr::Unusable(_))), "{oid}: {refused:?}");
+        assert!(ErrorStack::get().errors().is_empty(), "nothing is left for the next one to trip over");
+    }
+    let unknown = csr(vec![extension("1.2.3.4.5", false, b"\x05\x00")]);
+    assert!(certificate(&unknown, Some(&ca), &key, &Options::default(), NOW).is_ok(), "no harm to anybody");
 }
 
 #[test]

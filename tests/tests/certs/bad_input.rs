@@ -1,7 +1,9 @@
 //! What is refused, with a reason, without harm: checklist 26, 27.
 
+use openssl::asn1::{Asn1Object, Asn1OctetString};
 use openssl::pkey::PKey;
 use openssl::rsa::Rsa;
+use openssl::x509::X509Extension;
 use suite_tests::keys::Keys as _;
 
 use super::{Certs, Plant, chain, csr, pem_of, says};
@@ -46,6 +48,30 @@ fn certs_26_27_requests_that_are_none() {
     client.issue("leaf", &csr("x").replace("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")).expect(201);
     let limit = client.issue("leaf", &"x".repeat(2 << 20));
     assert_eq!(limit.status, 413);
+}
+
+#[test]
+fn certs_26_extensions_that_nobody_could_verify() {
+    let (plant, _) = with_authority(LOCAL, "ec-p256:*");
+    let client = plant.client();
+    let with = |oid: &str, critical: bool, value: &[u8]| {
+        let value = Asn1OctetString::new_from_bytes(value).unwrap();
+        let oid = Asn1Object::from_str(oid).unwrap();
+        let extension = X509Extension::new_from_der(&oid, critical, &value).unwrap();
+        pem_of(&request("a", &ec_key(), vec![extension]))
+    };
+    for (oid, critical, value) in [
+        ("1.2.3.4.5", true, &b"\x05\x00"[..]),
+        ("2.5.29.17", false, b"\x05\x00"),
+        ("2.5.29.19", true, b"\x01\x01\xff"),
+        ("2.5.29.31", true, b"\x30\x00"),
+    ] {
+        let message = client.issue("leaf", &with(oid, critical, value)).expect(400).string("message");
+        assert!(message.starts_with("invalid parameter \"csr\"\ncaused by: "), "{oid}: {message}");
+        client.fetch("leaf").expect(400);
+    }
+    let issued = chain(client.issue("leaf", &with("1.2.3.4.5", false, b"\x05\x00")));
+    suite_tests::lint::lint_chain(&issued, &[]);
 }
 
 #[test]
