@@ -43,6 +43,9 @@ pub enum Error {
     /// The TPM cannot unwrap the key.
     #[error("the key was not made for this TPM, or is damaged; the auth key before it stays")]
     KeyNotOurs(#[source] TpmError),
+    /// The TPM does not sign with the key.
+    #[error("the TPM does not sign with the key; the auth key before it stays")]
+    UselessKey(#[source] TpmError),
     /// Another object is where the auth key belongs.
     #[error("the TPM holds another object where the auth key belongs; configure another auth_key_index")]
     IndexTaken(#[source] TpmError),
@@ -101,6 +104,7 @@ impl From<TpmError> for Error {
             TpmError::NoAuthKey { .. } => Self::NoAuthKey,
             TpmError::Malformed(_) => Self::MalformedKey,
             TpmError::NotOurs(_) => Self::KeyNotOurs,
+            TpmError::Useless(_) => Self::UselessKey,
             TpmError::Taken { .. } => Self::IndexTaken,
             TpmError::Unauthorized { hierarchy, .. } => {
                 let hierarchy = *hierarchy;
@@ -124,6 +128,7 @@ impl From<Error> for ApiError {
             | Error::NoAuthKey(_)
             | Error::MalformedKey(_)
             | Error::KeyNotOurs(_)
+            | Error::UselessKey(_)
             | Error::IndexTaken(_)
             | Error::WrongAuthorization(..)
             | Error::Tpm(_)

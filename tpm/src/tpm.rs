@@ -44,6 +44,9 @@ pub enum TpmError {
     /// The key was wrapped for another TPM, or is damaged.
     #[error("the TPM cannot unwrap the key: it was made for another TPM, or is damaged")]
     NotOurs(#[source] Failure),
+    /// The TPM took the key, but does not sign with it.
+    #[error("the TPM does not sign with the key to be imported")]
+    Useless(#[source] Failure),
     /// The object where the auth key belongs is none.
     #[error("at {handle:#x} the TPM holds an object that is no auth key; it is left alone")]
     Taken {

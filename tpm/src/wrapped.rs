@@ -27,6 +27,11 @@ pub enum Malformed {
     /// The key is no HMAC-SHA256 key.
     #[error("its public area is not that of an HMAC-SHA256 key")]
     NotHmac,
+    /// The TPM would take the key, but not sign with it, or not keep it.
+    #[error(
+        "its attributes do not let it be kept and sign: userWithAuth and sign have to be set, restricted and stClear not"
+    )]
+    Attributes,
 }
 
 impl<'a> WrappedKey<'a> {
@@ -46,7 +51,8 @@ impl<'a> WrappedKey<'a> {
             public: next("public area", PUBLIC)?,
         };
         match hmac_hash(key.public) {
-            Some(SHA256) => Ok(key),
+            Some(SHA256) if is_usable(key.public) => Ok(key),
+            Some(SHA256) => Err(Malformed::Attributes),
             _ => Err(Malformed::NotHmac),
         }
     }
@@ -67,6 +73,13 @@ fn hmac_hash(public: &[u8]) -> Option<[u8; 2]> {
     (head.starts_with(&KEYED_HASH) && *scheme == HMAC && rest.is_empty()).then_some(*hash)
 }
 
+/// Whether the attributes in this `TPMT_PUBLIC` are such that the key can be kept and sign (spec cloud-protocols, 8.3).
+fn is_usable(public: &[u8]) -> bool {
+    let attributes =
+        public.get(4..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
+    attributes.is_some_and(|it| it & (NEEDED | UNWANTED) == NEEDED)
+}
+
 /// The `TPM2B` that `bytes` begins with, and what follows it.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
@@ -76,6 +89,10 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 const KEYED_HASH: [u8; 2] = [0, 0x08];
 const HMAC: [u8; 2] = [0, 0x05];
 const SHA256: [u8; 2] = [0, 0x0B];
+/// sign and userWithAuth.
+const NEEDED: u32 = 0x0004_0040;
+/// restricted and stClear.
+const UNWANTED: u32 = 0x0001_0004;
 /// The longest structures that TPMs take, in bytes.
 const ID_OBJECT: usize = 132;
 const ENCRYPTED_SECRET: usize = 512;
@@ -126,6 +143,11 @@ mod tests {
             let mut other = public();
             other[at] = value;
             assert_eq!(WrappedKey::parse(&wrapped(&other)), Err(Malformed::NotHmac), "byte {at}");
+        }
+        for (at, value) in [(5, 5), (5, 0), (7, 0), (7, 0x44)] {
+            let mut other = public();
+            other[at] = value;
+            assert_eq!(WrappedKey::parse(&wrapped(&other)), Err(Malformed::Attributes), "byte {at}: {value}");
         }
         let mut sha1 = public();
         sha1[13] = 4;

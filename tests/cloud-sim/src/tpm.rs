@@ -23,11 +23,24 @@ use openssl::{
 /// # Errors
 /// What is wrong with a public key, for a person to read.
 pub fn wrap(endorsement_key: &[u8], storage_root_key: &[u8], key: &[u8]) -> Result<Vec<u8>, String> {
+    wrap_with(endorsement_key, storage_root_key, key, (ATTRIBUTES, &[]))
+}
+
+/// The same for a key with other attributes (`TPMA_OBJECT`) and an authorization value.
+///
+/// # Errors
+/// As [`wrap`].
+pub fn wrap_with(
+    endorsement_key: &[u8],
+    storage_root_key: &[u8],
+    key: &[u8],
+    kind: (u32, &[u8]),
+) -> Result<Vec<u8>, String> {
     let endorsement_key =
         RsaKey::parse(endorsement_key).map_err(|why| format!("the endorsement key {why}"))?;
     let storage_root_key =
         RsaKey::parse(storage_root_key).map_err(|why| format!("the storage root key {why}"))?;
-    wrap_for(&endorsement_key, &storage_root_key, key)
+    wrap_for(&endorsement_key, &storage_root_key, key, kind)
         .map_err(|err| format!("OpenSSL does not wrap the key: {err}"))
 }
 
@@ -75,14 +88,21 @@ impl RsaKey {
     }
 }
 
-fn wrap_for(endorsement_key: &RsaKey, storage_root_key: &RsaKey, key: &[u8]) -> Result<Vec<u8>, ErrorStack> {
+fn wrap_for(
+    endorsement_key: &RsaKey,
+    storage_root_key: &RsaKey,
+    key: &[u8],
+    (attributes, authorization): (u32, &[u8]),
+) -> Result<Vec<u8>, ErrorStack> {
+    let attributes = attributes.to_be_bytes();
     let (seed_value, inner_key) = (random::<32>()?, random::<16>()?);
     let unique = sha256(&[&seed_value[..], key].concat());
     let public =
-        [&KEYED_HASH[..], &SHA256, &ATTRIBUTES, &with_size(&[]), &HMAC, &SHA256, &with_size(&unique)]
+        [&KEYED_HASH[..], &SHA256, &attributes, &with_size(&[]), &HMAC, &SHA256, &with_size(&unique)]
             .concat();
     let key_name = name(&public);
-    let sensitive = [&KEYED_HASH[..], &with_size(&[]), &with_size(&seed_value), &with_size(key)].concat();
+    let sensitive =
+        [&KEYED_HASH[..], &with_size(authorization), &with_size(&seed_value), &with_size(key)].concat();
     let sensitive = with_size(&sensitive);
     let integrity = sha256(&[&sensitive[..], &key_name].concat());
     let inner = cfb(&inner_key, &[with_size(&integrity), sensitive].concat())?;
@@ -152,7 +172,7 @@ const KEYED_HASH: [u8; 2] = [0, 0x08];
 const HMAC: [u8; 2] = [0, 0x05];
 const SHA256: [u8; 2] = [0, 0x0B];
 /// sign, noDA, userWithAuth.
-const ATTRIBUTES: [u8; 4] = [0, 0x04, 0x04, 0x40];
+const ATTRIBUTES: u32 = 0x0004_0440;
 
 #[cfg(test)]
 mod tests {

@@ -77,6 +77,28 @@ fn tpm_25_the_old_key_stays_after_requests_that_cannot_be_read() {
     site.signs_with(&[6; 32]);
 }
 
+/// What is taken and then of no use would cost the device its key.
+#[test]
+fn tpm_25_keys_that_cannot_sign_are_refused_and_the_old_one_stays() {
+    let site = Site::start();
+    site.import(&[6; 32]);
+    let (endorsement_key, storage_root_key) = site.keys();
+    // Restricted; no userWithAuth; decrypt instead of sign; gone after a restart of the TPM; fixed to another one.
+    let wrap = |key: u8, attributes, authorization: &[u8]| {
+        let kind = (attributes, authorization);
+        cloud_sim::tpm::wrap_with(&endorsement_key, &storage_root_key, &[key; 32], kind).unwrap()
+    };
+    for attributes in [0x0005_0040, 0x0004_0000, 0x0002_0040, 0x0004_0044, 0x0004_0052] {
+        refused(site.try_import(&wrap(7, attributes, &[])), "the key");
+        site.signs_with(&[6; 32]);
+    }
+    refused(site.try_import(&wrap(7, 0x0004_0440, b"a password")), "does not sign with the key");
+    site.signs_with(&[6; 32]);
+    site.try_import(&wrap(8, 0x0004_0040, &[])).expect(200);
+    site.signs_with(&[8; 32]);
+    site.stop_and_check();
+}
+
 #[test]
 fn tpm_26_keys_for_another_tpm_are_refused() {
     let (site, other) = (Site::start(), Site::start());

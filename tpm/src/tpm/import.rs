@@ -19,6 +19,8 @@ impl Tpm {
         self.has_auth_key = previous.is_some();
         let loaded = self.load(&key)?;
         self.with(loaded, |tpm, loaded| {
+            // It may want an authorization value that nobody has.
+            tpm.connection.hmac(loaded, &[]).map_err(useless)?;
             if tpm.has_auth_key {
                 tpm.evict(tpm.auth_key)?;
                 tpm.has_auth_key = false;
@@ -108,6 +110,13 @@ impl Tpm {
                 .sized(key.credential_seed);
             tpm.connection.run(&activate, |response| response.sized()).map_err(not_ours)
         })
+    }
+}
+
+fn useless(failure: Failure) -> TpmError {
+    match failure.refusal() {
+        Some(_) => TpmError::Useless(failure),
+        None => failure.into(),
     }
 }
 
