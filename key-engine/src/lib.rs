@@ -15,6 +15,7 @@
 mod error;
 pub mod ffi;
 pub mod padding;
+mod proof;
 pub mod reference;
 pub mod remote;
 mod settings;

@@ -1,8 +1,9 @@
 //! A key pair that stays in keyd: its public part, and what its private part can be asked to do. Knows nothing of
-//! OpenSSL's objects.
+//! OpenSSL's objects: whoever uses the key brings the public operation, by which a result of keyd is checked now and
+//! then.
 //!
-//! Every operation has a deadline, whatever number of calls it takes. Connections are kept for later calls, but never across a fork; after a restart of keyd
-//! the next call connects anew.
+//! Every operation has a deadline, whatever number of calls it takes. Connections are kept for later calls, but never
+//! across a fork; after a restart of keyd the next call connects anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use key_api::{
 };
 use zeroize::Zeroizing;
 
+use crate::proof::Proofs;
 use crate::{Error, KeyName};
 
 /// keyd, as far as key pairs are concerned. Safe to use from many threads and after a fork.
@@ -36,6 +38,7 @@ pub struct RemoteKey {
     /// Replaced when keyd does not accept it any more and the key was loaded by its id.
     handle: Mutex<Zeroizing<String>>,
     public: PublicKey,
+    proofs: Proofs,
 }
 
 /// The public part of a key pair.
@@ -140,7 +143,7 @@ impl RemoteKey {
         let deadline = keyd.deadline();
         let handle = keyd.handle(&name, deadline)?;
         let public = Parameters { keyd: &keyd, handle: &handle, name: &name, deadline }.public()?;
-        Ok(Self { keyd, name, handle: Mutex::new(handle), public })
+        Ok(Self { keyd, name, handle: Mutex::new(handle), public, proofs: Proofs::new(Instant::now()) })
     }
 
     /// The name it was loaded by.
@@ -154,46 +157,73 @@ impl RemoteKey {
     }
 
     /// The ECDSA signature of `digest`, as DER `ECDSA-Sig-Value`. A digest that is longer than the order of the curve
-    /// is cut, which not every token does.
-    pub fn sign_ecdsa(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
+    /// is cut, which not every token does. `verifies` says whether a signature is one of `digest` by the public part;
+    /// it is asked now and then.
+    pub fn sign_ecdsa(&self, digest: &[u8], verifies: impl FnOnce(&[u8]) -> bool) -> Result<Vec<u8>, Error> {
         let PublicKey::Ec { curve, .. } = &self.public else {
             return Err(Error::Refused("an RSA key makes no ECDSA signatures"));
         };
+        let deadline = self.keyd.deadline();
         let digest = &digest[..digest.len().min(curve.order_bytes())];
-        let reply = self.call("sign with", |key_handle| Sign {
+        let reply = self.call("sign with", deadline, |key_handle| Sign {
             key_handle,
             mechanism: SignMechanism::Ecdsa(Base64(digest.to_vec())),
         })?;
+        self.prove(deadline, || verifies(&reply.signature.0))?;
         Ok(reply.signature.0)
     }
 
-    /// The private operation of RSA on `input`; the result is as long as the modulus.
-    pub fn rsa(&self, operation: RsaOperation, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    /// The private operation of RSA on `input`; the result is as long as the modulus. `public` is the public operation,
+    /// `x^e mod n`; it is asked now and then.
+    pub fn rsa(
+        &self,
+        operation: RsaOperation,
+        input: &[u8],
+        public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let PublicKey::Rsa { modulus, .. } = &self.public else {
             return Err(Error::Refused("an EC key does no RSA operations"));
         };
-        let input = match operation {
-            RsaOperation::Pkcs1Sign if input.len() + PKCS1_OVERHEAD > modulus.len() => {
-                return Err(Error::Refused("the data is too long for this RSA key"));
-            }
-            RsaOperation::Pkcs1Sign => Zeroizing::new(input.to_vec()),
-            RsaOperation::Raw => left_padded(input, modulus.len())
-                .ok_or(Error::Refused("the data is longer than the modulus of the RSA key"))?,
+        let block = operation.block(input, modulus)?;
+        let (mechanism, plaintext) = match operation {
+            RsaOperation::Pkcs1Sign => (EncryptMechanism::RsaPkcs1, input),
+            RsaOperation::Raw => (EncryptMechanism::RsaNoPadding, block.as_slice()),
         };
-        let mechanism = match operation {
-            RsaOperation::Pkcs1Sign => EncryptMechanism::RsaPkcs1,
-            RsaOperation::Raw => EncryptMechanism::RsaNoPadding,
-        };
-        let reply = self.call("use", |key_handle| Encrypt {
+        let deadline = self.keyd.deadline();
+        let reply = self.call("use", deadline, |key_handle| Encrypt {
             key_handle,
             mechanism: mechanism.clone(),
-            plaintext: Secret::new(input.to_vec()),
+            plaintext: Secret::new(plaintext.to_vec()),
         })?;
         let result = Zeroizing::new(reply.ciphertext.0);
-        left_padded(&result, modulus.len()).ok_or_else(|| Error::Unsupported {
+        let result = left_padded(&result, modulus.len()).ok_or_else(|| Error::Unsupported {
             what: "a result longer than the modulus".into(),
             key: self.name.to_string(),
-        })
+        })?;
+        self.prove(deadline, || {
+            public(&result)
+                .is_some_and(|original| left_padded(&original, block.len()).as_ref() == Some(&block))
+        })?;
+        Ok(result)
+    }
+
+    /// Refuses a result that is not one of the key that was loaded; only looks when that is due.
+    fn prove(&self, deadline: Instant, is_ours: impl FnOnce() -> bool) -> Result<(), Error> {
+        let now = Instant::now();
+        if !self.proofs.are_due(now) {
+            return Ok(());
+        }
+        if is_ours() {
+            self.proofs.passed(now);
+            return Ok(());
+        }
+        let handle = self.current_handle();
+        match (Parameters { keyd: &self.keyd, handle: &handle, name: &self.name, deadline }).public()? {
+            public if public == self.public => {
+                Err(Error::Refused("what keyd made does not fit the public part of the key; see keyd's log"))
+            }
+            _ => Err(REPLACED),
+        }
     }
 
     /// Calls with the handle; once more with a new one when keyd refuses it and the key has an id: the key of keyd's
@@ -201,9 +231,9 @@ impl RemoteKey {
     fn call<E: Endpoint>(
         &self,
         operation: &'static str,
+        deadline: Instant,
         request: impl Fn(KeyHandle) -> E,
     ) -> Result<E::Reply, Error> {
-        let deadline = self.keyd.deadline();
         let ask = |handle: &str| self.keyd.call(&request(KeyHandle::from(handle.to_owned())), deadline);
         let refused = match ask(&self.current_handle()) {
             Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => error,
@@ -215,7 +245,7 @@ impl RemoteKey {
         let fresh = self.keyd.handle(&self.name, deadline)?;
         let parameters = Parameters { keyd: &self.keyd, handle: &fresh, name: &self.name, deadline };
         if parameters.public()? != self.public {
-            return Err(Error::Refused("keyd has another key under this id by now; load it again"));
+            return Err(REPLACED);
         }
         *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         ask(&fresh).map_err(|source| Error::of(source, operation, &self.name))
@@ -251,6 +281,29 @@ impl Curve {
             b"\x06\x05\x2b\x81\x04\x00\x22" => Some(Self::P384),
             b"\x06\x05\x2b\x81\x04\x00\x23" => Some(Self::P521),
             _ => None,
+        }
+    }
+}
+
+impl RsaOperation {
+    /// What is raised to the private power: as many bytes as the modulus has.
+    fn block(self, input: &[u8], modulus: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        match (self, modulus.len().checked_sub(input.len() + PKCS1_OVERHEAD)) {
+            (Self::Pkcs1Sign, None) => Err(Error::Refused("the data is too long for this RSA key")),
+            (Self::Pkcs1Sign, Some(more)) => {
+                let padding = vec![0xff; PKCS1_PADDING + more];
+                Ok(Zeroizing::new([&[0, 1], padding.as_slice(), &[0], input].concat()))
+            }
+            (Self::Raw, _) => {
+                let block = left_padded(input, modulus.len())
+                    .ok_or(Error::Refused("the data is longer than the modulus of the RSA key"))?;
+                match block.as_slice() < modulus {
+                    true => Ok(block),
+                    false => Err(Error::Refused(
+                        "the data, as a number, is not below the modulus of the RSA key: it was not made for this key",
+                    )),
+                }
+            }
         }
     }
 }
@@ -306,6 +359,11 @@ impl Parameters<'_> {
     }
 }
 
+const REPLACED: Error = Error::Refused(
+    "keyd has another key under this id by now, as after a renewal with a new key; let the program load key and \
+     certificate again: reload or restart it",
+);
+
 /// Whether keyd closed the connection without an answer.
 fn was_reset(error: &ClientError) -> bool {
     let ClientError::Unreachable { source, .. } = error else { return false };
@@ -323,8 +381,10 @@ fn left_padded(bytes: &[u8], length: usize) -> Option<Zeroizing<Vec<u8>>> {
 
 /// RSA from 1024 to 16384 bits.
 const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 128..=2048;
-/// What PKCS #1 v1.5 adds at least.
-const PKCS1_OVERHEAD: usize = 11;
+/// What PKCS #1 v1.5 adds at least: 0, 1, padding, 0.
+const PKCS1_OVERHEAD: usize = 3 + PKCS1_PADDING;
+/// The least padding of PKCS #1 v1.5.
+const PKCS1_PADDING: usize = 8;
 /// How often a call is repeated that keyd dropped.
 const REPETITIONS: u32 = 3;
 const PAUSE_MILLIS: std::ops::RangeInclusive<u64> = 50..=500;

@@ -199,3 +199,51 @@ fn engine_52_a_key_loaded_by_id_outlives_the_key_that_makes_handles() {
         .map(|key| Signer::new(MessageDigest::sha256(), &key).unwrap().sign_oneshot_to_vec(b"text").is_ok());
     assert_eq!(signed, [false, true]);
 }
+
+const RENEWED: &str = "keyd has another key under this id by now";
+
+#[test]
+fn a_key_that_was_renewed_does_not_sign_under_the_old_certificate() {
+    let (keyd, engine) = keyd();
+    let digest = MessageDigest::sha256();
+    for algorithm in ["ec-p256", "rsa-2048"] {
+        let handle = keyd.client().create_pair(algorithm, algorithm);
+        let [by_handle, by_id, used] = [
+            engine.private_key(&handle).unwrap(),
+            engine.private_key_by_id(algorithm).unwrap(),
+            engine.private_key_by_id(algorithm).unwrap(),
+        ];
+        let sign = |key: &PKey<Private>| Signer::new(digest, key).unwrap().sign_oneshot_to_vec(b"text");
+        sign(&used).unwrap();
+        keyd.client().renew_pair(algorithm, algorithm);
+        for key in [&by_handle, &by_id] {
+            let stack = sign(key).unwrap_err().to_string();
+            assert!(stack.contains(RENEWED), "{algorithm}: {stack}");
+        }
+        let stack = wait_for("the renewal to be noticed", LIMIT, || {
+            thread::sleep(Duration::from_millis(100));
+            sign(&used).err()
+        });
+        assert!(stack.to_string().contains(RENEWED), "{algorithm}: {stack}");
+        assert!(sign(&used).is_err(), "and from then on always");
+        sign(&engine.private_key_by_id(algorithm).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_key_that_was_renewed_neither_pads_nor_decrypts() {
+    let (keyd, engine) = keyd();
+    let key = engine.private_key(&keyd.client().create_pair("r", "rsa-2048")).unwrap();
+    let mut secret = vec![0; 256];
+    let public = openssl::rsa::Rsa::public_key_from_pem(&key.public_key_to_pem().unwrap()).unwrap();
+    public.public_encrypt(b"text", &mut secret, Padding::PKCS1).unwrap();
+    keyd.client().renew_pair("r", "rsa-2048");
+    let mut decrypter = openssl::encrypt::Decrypter::new(&key).unwrap();
+    decrypter.set_rsa_padding(Padding::PKCS1).unwrap();
+    let stack = decrypter.decrypt(&secret, &mut [0; 256]).unwrap_err().to_string();
+    assert!(stack.contains(RENEWED), "{stack}");
+    let mut signer = Signer::new(MessageDigest::sha512(), &key).unwrap();
+    signer.set_rsa_padding(Padding::PKCS1_PSS).unwrap();
+    let stack = signer.sign_oneshot_to_vec(b"text").unwrap_err().to_string();
+    assert!(stack.contains(RENEWED), "{stack}");
+}

@@ -24,6 +24,8 @@ pub trait Keys {
     fn create_pair(&self, id: &str, algorithms: &str) -> String;
     /// `GET /keypair/{id}`.
     fn load_pair(&self, id: &str) -> String;
+    /// `POST /keypair/{id}`: a new pair in the place of the one with this id, as a renewal makes it.
+    fn renew_pair(&self, id: &str, algorithms: &str);
     /// `POST /derivedkey`.
     fn derive(&self, base: &str, data: &[u8]) -> String;
     /// `POST /derivedkey/export`.
@@ -64,6 +66,13 @@ impl Keys for Client {
     #[track_caller]
     fn load_pair(&self, id: &str) -> String {
         handle(self.get(&format!("/keypair/{}", segment(id))))
+    }
+
+    #[track_caller]
+    fn renew_pair(&self, id: &str, algorithms: &str) {
+        let new = format!("{id}-temp");
+        self.create_pair(&new, algorithms);
+        self.post(&format!("/keypair/{}", segment(id)), &json!({ "from": new })).expect(204);
     }
 
     #[track_caller]

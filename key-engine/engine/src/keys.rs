@@ -39,29 +39,31 @@ pub(crate) fn load(id: &str) -> Result<RemoteKey, Error> {
     RemoteKey::load(keyd()?, name)
 }
 
-/// `RSA_private_encrypt`: a signature.
+/// `RSA_private_encrypt`: a signature. `public` is the public operation.
 pub(crate) fn private_encrypt(
     key: &RemoteKey,
     data: &[u8],
     padding: i32,
+    public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     match padding {
-        PKCS1 => key.rsa(RsaOperation::Pkcs1Sign, data),
-        NONE => key.rsa(RsaOperation::Raw, data),
+        PKCS1 => key.rsa(RsaOperation::Pkcs1Sign, data, public),
+        NONE => key.rsa(RsaOperation::Raw, data, public),
         _ => Err(Error::Refused("keyd signs with PKCS #1 v1.5 padding or, padded by the caller, with none")),
     }
 }
 
-/// `RSA_private_decrypt`.
+/// `RSA_private_decrypt`. `public` is the public operation.
 pub(crate) fn private_decrypt(
     key: &RemoteKey,
     ciphertext: &[u8],
     padding: i32,
+    public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     if !matches!(padding, PKCS1 | NONE | OAEP) {
         return Err(Error::Refused("keyd's RSA keys decrypt with PKCS #1 v1.5, OAEP or no padding"));
     }
-    let block = key.rsa(RsaOperation::Raw, ciphertext)?;
+    let block = key.rsa(RsaOperation::Raw, ciphertext, public)?;
     match padding {
         PKCS1 => unpad_pkcs1(&Sha256, secret()?, ciphertext, &block),
         OAEP => unpad_oaep(&Sha1, &Sha1, b"", &block),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::evp::{Md, PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, without_properties};
+use super::keydata::{KeyData, Kind, NO_PADDING, without_properties};
 use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{END, entry, slice};
 use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorithm};
@@ -80,21 +80,27 @@ impl Ciphering {
     }
 
     fn decrypt(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-        match &self.key()?.remote {
+        let key = self.key()?;
+        match &key.remote {
             None => self.ctx()?.decrypt(ciphertext, self.room()?),
-            Some(remote) => self.decrypt_remote(remote, ciphertext),
+            Some(remote) => self.decrypt_remote(key, remote, ciphertext),
         }
     }
 
-    fn decrypt_remote(&self, remote: &RemoteKey, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    fn decrypt_remote(
+        &self,
+        key: &KeyData,
+        remote: &RemoteKey,
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let ctx = self.ctx()?;
         let mode = ctx.get_int(c"pad-mode")?;
-        if !matches!(mode, PKCS1 | NONE | OAEP | PREMASTER) {
+        if !matches!(mode, PKCS1 | NO_PADDING | OAEP | PREMASTER) {
             return Err(Error::Refused(
                 "this padding is not supported for decryption; use pkcs1, oaep or none",
             ));
         }
-        let block = remote.rsa(RsaOperation::Raw, ciphertext)?;
+        let block = remote.rsa(RsaOperation::Raw, ciphertext, |block| key.rsa_public(block))?;
         match mode {
             PKCS1 => {
                 let sha256 = Md::fetch(&self.provider.lib, c"SHA256")?;
@@ -236,8 +242,6 @@ unsafe extern "C" fn ctx_params(_ctx: *mut c_void, _context: *mut c_void) -> *co
 const NO_KEY: Error = Error::Refused("the operation has not been begun with a key");
 /// `RSA_PKCS1_PADDING`.
 const PKCS1: i32 = 1;
-/// `RSA_NO_PADDING`.
-const NONE: i32 = 3;
 /// `RSA_PKCS1_OAEP_PADDING`.
 const OAEP: i32 = 4;
 /// `RSA_PKCS1_WITH_TLS_PADDING`.

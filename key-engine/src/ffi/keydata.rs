@@ -7,7 +7,9 @@
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use super::evp::{Check, Pkey, PkeyCtx};
+use zeroize::Zeroizing;
+
+use super::evp::{Check, Pkey, PkeyCtx, Use};
 use super::params::{Builder, Built};
 use super::provider::Provider;
 use super::sys::{
@@ -170,6 +172,14 @@ impl KeyData {
         self.key.as_ref().ok_or(NO_KEY)
     }
 
+    /// The public operation of RSA on as many bytes as the modulus has, if it can be done.
+    pub(super) fn rsa_public(&self, block: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let ctx = self.context().ok()?;
+        ctx.init(Use::Encrypt).ok()?;
+        ctx.set(&Builder::default().int(c"pad-mode", NO_PADDING).finish()).ok()?;
+        ctx.encrypt(block, block.len()).ok()
+    }
+
     /// An operation with what of the key is in the private library context.
     pub(super) fn context(&self) -> Result<PkeyCtx, Error> {
         PkeyCtx::from_key(&self.provider.lib, self.local()?)
@@ -182,3 +192,5 @@ pub(super) fn without_properties(params: &[Param]) -> Built {
 }
 
 const NO_KEY: Error = Error::Refused("there is no key yet");
+/// `RSA_NO_PADDING`.
+pub(super) const NO_PADDING: c_int = 3;

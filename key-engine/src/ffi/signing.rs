@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::evp::{Md, MdCtx, PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, without_properties};
+use super::keydata::{KeyData, Kind, NO_PADDING, without_properties};
 use super::object::Object;
 use super::params::{Builder, find};
 use super::provider::Provider;
@@ -129,21 +129,31 @@ impl Signing {
                 Err(Error::Refused("the data to sign are not as long as the digest"))
             }
             Some(remote) => match key.kind {
-                Kind::Ec => remote.sign_ecdsa(digest).map(Zeroizing::new),
-                Kind::Rsa => self.sign_rsa(remote, digest),
+                Kind::Ec => {
+                    let ctx = self.ctx()?;
+                    let signature = remote.sign_ecdsa(digest, |signature| ctx.verify(signature, digest));
+                    signature.map(Zeroizing::new)
+                }
+                Kind::Rsa => self.sign_rsa(key, remote, digest),
             },
         }
     }
 
-    fn sign_rsa(&self, remote: &RemoteKey, digest: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    fn sign_rsa(
+        &self,
+        key: &KeyData,
+        remote: &RemoteKey,
+        digest: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let private = |operation, data: &[u8]| remote.rsa(operation, data, |block| key.rsa_public(block));
         match self.ctx()?.get_int(c"pad-mode")? {
             PKCS1 => {
                 let signed = self.md.as_ref().map(|md| digest_info(md.name(), digest)).transpose()?;
-                remote.rsa(RsaOperation::Pkcs1Sign, signed.as_deref().unwrap_or(digest))
+                private(RsaOperation::Pkcs1Sign, signed.as_deref().unwrap_or(digest))
             }
-            NONE if digest.len() == self.room()? => remote.rsa(RsaOperation::Raw, digest),
-            NONE => Err(Error::Refused("without padding, the data must be as long as the modulus")),
-            PSS => remote.rsa(RsaOperation::Raw, &self.padded_pss(digest)?),
+            NO_PADDING if digest.len() == self.room()? => private(RsaOperation::Raw, digest),
+            NO_PADDING => Err(Error::Refused("without padding, the data must be as long as the modulus")),
+            PSS => private(RsaOperation::Raw, &self.padded_pss(digest)?),
             _ => {
                 Err(Error::Refused("this padding is not supported for signatures by keyd; use pkcs1 or pss"))
             }
@@ -188,7 +198,5 @@ const NO_KEY: Error = Error::Refused("the operation has not been begun with a ke
 const NO_DIGEST: Error = Error::Refused("the operation has not been begun with a digest");
 /// `RSA_PKCS1_PADDING`.
 const PKCS1: i32 = 1;
-/// `RSA_NO_PADDING`.
-const NONE: i32 = 3;
 /// `RSA_PKCS1_PSS_PADDING`.
 const PSS: i32 = 6;

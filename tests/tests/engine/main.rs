@@ -14,6 +14,7 @@ mod making;
 mod memory;
 mod programs;
 mod provider;
+mod rotation;
 mod speed;
 mod stores;
 mod world;

@@ -10,11 +10,12 @@ use foreign_types::ForeignTypeRef as _;
 use key_engine::Error;
 use key_engine::remote::{Curve, PublicKey, RemoteKey};
 use openssl::bn::{BigNum, BigNumContext};
-use openssl::ec::{EcGroup, EcKey, EcPoint};
+use openssl::ec::{EcGroup, EcKey, EcKeyRef, EcPoint};
+use openssl::ecdsa::EcdsaSig;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Public};
-use openssl::rsa::Rsa;
+use openssl::rsa::{Padding, Rsa, RsaRef};
 use zeroize::Zeroizing;
 
 use super::sys::{
@@ -252,7 +253,11 @@ unsafe extern "C" fn sign_ecdsa(
         // SAFETY: OpenSSL passes the key that has the method.
         let data = unsafe { sys::EC_KEY_get_ex_data(key, Methods::get()?.ec_index) };
         // SAFETY: it is at our index, and the key lives.
-        let der = unsafe { attached(data) }?.sign_ecdsa(digest)?;
+        let remote = unsafe { attached(data) }?;
+        // SAFETY: the key is not null, for it has data, and lives.
+        let public = unsafe { EcKeyRef::<Public>::from_ptr(key) };
+        let verifies = |der: &[u8]| EcdsaSig::from_der(der).and_then(|parts| parts.verify(digest, public));
+        let der = remote.sign_ecdsa(digest, |der| verifies(der).unwrap_or(false))?;
         let mut place = der.as_ptr();
         let length = c_long::try_from(der.len()).map_err(|_| FAILED)?;
         // SAFETY: so many bytes are there.
@@ -270,7 +275,11 @@ unsafe extern "C" fn private_encrypt(
     padding: c_int,
 ) -> c_int {
     // SAFETY: passed on as they came.
-    unsafe { private(length, data, out, key, |remote, data| keys::private_encrypt(remote, data, padding)) }
+    unsafe {
+        private(length, data, out, key, |remote, data, key| {
+            keys::private_encrypt(remote, data, padding, |block| public(key, block))
+        })
+    }
 }
 
 unsafe extern "C" fn private_decrypt(
@@ -281,7 +290,17 @@ unsafe extern "C" fn private_decrypt(
     padding: c_int,
 ) -> c_int {
     // SAFETY: passed on as they came.
-    unsafe { private(length, data, out, key, |remote, data| keys::private_decrypt(remote, data, padding)) }
+    unsafe {
+        private(length, data, out, key, |remote, data, key| {
+            keys::private_decrypt(remote, data, padding, |block| public(key, block))
+        })
+    }
+}
+
+/// The public operation on as many bytes as the modulus has, if it can be done.
+fn public(key: &RsaRef<Public>, block: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut result = Zeroizing::new(vec![0; block.len()]);
+    key.public_encrypt(block, &mut result, Padding::NONE).ok().map(|_| result)
 }
 
 /// Puts what `operation` makes of the data at `out`, and says how long it is, or -1.
@@ -293,7 +312,7 @@ unsafe fn private(
     data: *const c_uchar,
     out: *mut c_uchar,
     key: *mut RSA,
-    operation: impl FnOnce(&RemoteKey, &[u8]) -> Result<Zeroizing<Vec<u8>>, Error>,
+    operation: impl FnOnce(&RemoteKey, &[u8], &RsaRef<Public>) -> Result<Zeroizing<Vec<u8>>, Error>,
 ) -> c_int {
     let run = || {
         // SAFETY: as promised by the caller.
@@ -301,7 +320,9 @@ unsafe fn private(
         // SAFETY: OpenSSL passes the key that has the method.
         let data = unsafe { sys::RSA_get_ex_data(key, Methods::get()?.rsa_index) };
         // SAFETY: it is at our index, and the key lives.
-        let result = operation(unsafe { attached(data) }?, input)?;
+        let remote = unsafe { attached(data) }?;
+        // SAFETY: the key is not null, for it has data, and lives.
+        let result = operation(remote, input, unsafe { RsaRef::from_ptr(key) })?;
         if out.is_null() {
             return Err(Error::Refused("there is no room for the result"));
         }
