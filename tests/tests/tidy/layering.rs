@@ -129,6 +129,7 @@ const API_DEPENDENCIES: &[&str] = &[
 
 /// Crates that only some of our packages may need.
 const KEPT: &[(&str, &[&str])] = &[
+    ("h2", HTTP),
     ("hyper", HTTP),
     ("hyper-util", HTTP),
     ("hyper-openssl", HTTP),
