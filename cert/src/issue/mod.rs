@@ -6,6 +6,7 @@ mod csr;
 mod enroll;
 mod identity;
 mod name;
+mod own_key;
 mod sign;
 mod target;
 mod undecided;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cert_api::{IssuanceOptions, Method, TEMPORARY};
+use cert_api::{IssuanceOptions, Method};
 use key_api::KeyHandle;
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
@@ -187,11 +188,7 @@ impl Issuing {
         }
         match options.ok_or_else(|| NotIssued::NotConfigured(id.to_owned()))?.method {
             Method::SelfSigned => {
-                let handle = match (self.keys.load(id).await, id.strip_suffix(TEMPORARY)) {
-                    // Renewed for the same key.
-                    (Err(KeyError::Missing(_)), Some(renewed)) => self.keys.load(renewed).await?,
-                    (handle, _) => handle?,
-                };
+                let handle = self.own_key(id, &csr).await?;
                 self.sign(csr, Vec::new(), handle, local).await
             }
             Method::LocalCa => {

@@ -16,5 +16,6 @@ mod module_renewal;
 mod modules;
 mod plant;
 mod refusals;
+mod self_signed;
 mod tpm;
 mod trust;
