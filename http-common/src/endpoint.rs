@@ -39,6 +39,9 @@ pub trait Endpoint: Serialize + DeserializeOwned + Send + 'static {
     const VERSIONS: Versions;
     /// The status of success.
     const STATUS: StatusCode;
+    /// Whether it waits for others, on the network, for as long as these like. Such requests of a uid are counted apart,
+    /// so that they keep none of its other requests waiting.
+    const WAITS: bool;
 }
 
 /// The state of a daemon that answers requests.
@@ -88,13 +91,16 @@ impl Operation {
 }
 
 /// Declares the endpoints of a service; see the example at the [crate's root](crate). `since` a version means that one
-/// and the later ones; `only` means no other.
+/// and the later ones; `only` means no other. A row that ends in `, waits` is of
+/// [one that waits for others](Endpoint::WAITS).
 #[macro_export]
 macro_rules! endpoints {
+    (@is) => { false };
+    (@is waits) => { true };
     (
         $(#[doc = $about:literal])+
         $service:ident $name:literal [$($version:literal),+ $(,)?];
-        $( $method:ident $path:literal $range:ident $version_of:literal $request:ident $(:: $member:ident)* -> $status:ident $reply:ty; )+
+        $( $method:ident $path:literal $range:ident $version_of:literal $request:ident $(:: $member:ident)* -> $status:ident $reply:ty $(, $waits:ident)?; )+
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Clone, Copy)]
@@ -121,6 +127,7 @@ macro_rules! endpoints {
                 const PATH: &'static str = $path;
                 const VERSIONS: $crate::Versions = $crate::Versions::$range($crate::ApiVersion::new($version_of));
                 const STATUS: $crate::StatusCode = $crate::StatusCode::$status;
+                const WAITS: bool = $crate::endpoints!(@is $($waits)?);
             }
         )+
 

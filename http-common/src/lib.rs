@@ -46,6 +46,7 @@
 //! ```
 
 pub mod blocking;
+mod body;
 mod client;
 mod connections;
 pub mod daemon;
@@ -66,6 +67,7 @@ mod server;
 mod version;
 mod wire;
 
+pub use body::BODY_LIMIT;
 pub use client::{Client, ClientError};
 pub use endpoint::{Endpoint, Handlers, Operation, Serve, Service};
 pub use error::{ApiError, Facts, chain};
@@ -75,6 +77,6 @@ pub use listener::{ListenError, listen};
 pub use local::Local;
 pub use peer::Peer;
 pub use router::Router;
-pub use server::{BODY_LIMIT, Server};
+pub use server::Server;
 pub use version::{ApiVersion, Versions};
 pub use wire::round_trip;

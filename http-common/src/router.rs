@@ -26,6 +26,14 @@ pub(crate) type Outcome = Result<Success, Failure>;
 /// A handler on its way.
 pub(crate) type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
+/// A request that was decoded and has not begun.
+pub(crate) struct Prepared {
+    /// Runs when it is polled.
+    pub(crate) running: Running,
+    /// See [`Endpoint::WAITS`].
+    pub(crate) waits: bool,
+}
+
 /// A reply in its final form.
 #[derive(Debug)]
 pub(crate) struct Success {
@@ -66,6 +74,7 @@ pub(crate) enum Body<'b> {
 struct Route<S> {
     method: Method,
     versions: Versions,
+    waits: bool,
     call: Call<S>,
 }
 
@@ -91,7 +100,7 @@ impl<S: Handlers> Router<S> {
         S: Serve<E>,
     {
         let path = E::PATH.split_once('?').map_or(E::PATH, |(path, _)| path);
-        let route = Route { method: E::METHOD, versions: E::VERSIONS, call: call::<S, E> };
+        let route = Route { method: E::METHOD, versions: E::VERSIONS, waits: E::WAITS, call: call::<S, E> };
         match self.patterns.iter().position(|known| *known == path) {
             Some(index) => self.routes[index].push(route),
             None => {
@@ -167,7 +176,7 @@ impl<S: Handlers> Matched<'_, '_, S> {
         peer: Peer,
         method: &Method,
         body: &Body<'_>,
-    ) -> Result<Running, ApiError> {
+    ) -> Result<Prepared, ApiError> {
         let unprocessable = |error| ApiError::from_error(StatusCode::UNPROCESSABLE_ENTITY, &error);
         let route =
             self.routes.iter().find(|route| route.method == *method && route.versions.contains(self.version));
@@ -181,13 +190,14 @@ impl<S: Handlers> Matched<'_, '_, S> {
             Body::Absent | Body::OtherType => None,
             Body::Json(body) => Some(*body),
         };
-        (route.call)(state, peer, self.uri, bytes).map_err(|error| match error {
+        let running = (route.call)(state, peer, self.uri, bytes).map_err(|error| match error {
             Unreadable::BodyMissing(_) if matches!(body, Body::OtherType) => {
                 ApiError::new(StatusCode::BAD_REQUEST, "the body's content-type has to be application/json")
             }
             Unreadable::BodyMissing(_) => ApiError::from_error(StatusCode::BAD_REQUEST, &error),
             Unreadable::Schema(_) => unprocessable(error),
-        })
+        })?;
+        Ok(Prepared { running, waits: route.waits })
     }
 }
 

@@ -9,21 +9,21 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
+use crate::body::read;
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
-use crate::router::{Body, Failure, Outcome, Running, Success, method_not_allowed};
+use crate::router::{Body, Failure, Outcome, Prepared, Success, method_not_allowed};
 use crate::{ApiError, Handlers, Peer, Router};
 
 /// A service on a socket.
@@ -31,18 +31,31 @@ pub struct Server<S> {
     state: Arc<S>,
     router: Router<S>,
     limits: Limits,
+    /// For requests that wait for others, so that they keep nobody from the rest.
+    waiting_limits: Limits,
     connections: Arc<Connections>,
     repeats: Repeats,
+    /// Whether those that are still not done after the signal to stop are given up.
+    given_up: watch::Sender<bool>,
 }
 
 impl<S: Handlers> Server<S> {
-    /// Serves `router` with `state`: `max_requests` at a time for each uid, over at most `max_connections`.
+    /// Serves `router` with `state`: `max_requests` at a time for each uid, and as many besides that
+    /// [wait for others](crate::Endpoint::WAITS), over at most `max_connections`.
     pub fn new(state: Arc<S>, router: Router<S>, max_requests: usize, max_connections: usize) -> Self {
-        let connections = Connections::new(max_connections);
-        Self { state, router, limits: Limits::new(max_requests), connections, repeats: Repeats::default() }
+        Self {
+            state,
+            router,
+            limits: Limits::new(max_requests),
+            waiting_limits: Limits::new(max_requests),
+            connections: Connections::new(max_connections),
+            repeats: Repeats::default(),
+            given_up: watch::Sender::new(false),
+        }
     }
 
-    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most.
+    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most; those that
+    /// are still not done are told so.
     pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<bool>) {
         let server = Arc::new(self);
         let reaper = tokio::spawn(Arc::clone(&server.connections).reap());
@@ -71,9 +84,15 @@ impl<S: Handlers> Server<S> {
     }
 
     async fn drain(&self) {
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        while self.connections.count() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let done = async || {
+            while self.connections.count() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_LIMIT, done()).await.is_err() {
+            self.given_up.send_replace(true);
+            // A client that does not take its answer is not waited for any longer.
+            let _ = tokio::time::timeout(LAST_ANSWERS, done()).await;
         }
     }
 
@@ -145,7 +164,12 @@ impl<S: Handlers> Server<S> {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
         let mut pattern = "?";
-        let outcome = self.outcome(peer, &head, body, &mut pattern).await;
+        let mut given_up = self.given_up.subscribe();
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.outcome(peer, &head, body, &mut pattern) => outcome,
+            () = told(&mut given_up) => Err(Failure::stopped()),
+        };
         let status = match &outcome {
             Ok(success) => success.status,
             Err(failure) => failure.reply.status,
@@ -195,16 +219,17 @@ impl<S: Handlers> Server<S> {
             }
             _ => return Err(Failure::plain(method_not_allowed(&head.method))),
         };
-        let running =
+        let prepared =
             matched.prepare(&self.state, peer.clone(), &head.method, &body).map_err(Failure::plain)?;
-        self.run_handler(peer.uid, running).await
+        self.run_handler(peer.uid, prepared).await
     }
 
     /// Runs a handler to its end, even if the caller hangs up. One that is ready at once costs no task.
-    async fn run_handler(&self, uid: u32, mut running: Running) -> Outcome {
-        let permit = self.limits.admit(uid).await.map_err(|throttled| {
+    async fn run_handler(&self, uid: u32, Prepared { mut running, waits }: Prepared) -> Outcome {
+        let limits = if waits { &self.waiting_limits } else { &self.limits };
+        let permit = limits.admit(uid).await.map_err(|throttled| {
             let mut reply = ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled);
-            reply.retry_after = Some(THROTTLE_RETRY_SECS);
+            reply.retry_after = Some(RETRY_SECS);
             Failure::plain(reply)
         })?;
         let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)))));
@@ -245,8 +270,19 @@ impl<S: Handlers> Server<S> {
 }
 
 impl Failure {
-    fn plain(reply: ApiError) -> Self {
+    pub(crate) fn plain(reply: ApiError) -> Self {
         Self { log: reply.message.replace('\n', ": "), reply }
+    }
+
+    /// The service ends; whether the work was done is not known.
+    fn stopped() -> Self {
+        let message = format!(
+            "the service is being stopped, and the request was not done within {} s; ask again",
+            DRAIN_LIMIT.as_secs()
+        );
+        let mut reply = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message);
+        reply.retry_after = Some(RETRY_SECS);
+        Self::plain(reply)
     }
 
     fn panicked() -> Self {
@@ -266,58 +302,6 @@ fn digest(text: &str) -> u64 {
 async fn told(stop: &mut watch::Receiver<bool>) {
     // The sender being gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// The whole body, within [`BODY_TIME`] and [`BODY_LIMIT`].
-async fn read(body: Incoming, headers: &HeaderMap) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let announced = announced.unwrap_or_default();
-    let patient = !headers.contains_key(EXPECT);
-    if announced > BODY_LIMIT as u64 && !patient {
-        return Err(too_large());
-    }
-    let capacity = usize::try_from(announced).map_or(0, |announced| announced.min(FIRST_BUFFER));
-    let reading = collect(body, Zeroizing::new(Vec::with_capacity(capacity)));
-    match tokio::time::timeout(BODY_TIME, reading).await {
-        Ok(read) => read,
-        Err(_) => {
-            let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
-            Err(Failure::plain(ApiError::new(StatusCode::REQUEST_TIMEOUT, message)))
-        }
-    }
-}
-
-async fn collect(mut body: Incoming, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Failure::plain(ApiError::from_error(StatusCode::BAD_REQUEST, &error)))?;
-        let Some(data) = frame.data_ref() else { continue };
-        total += data.len();
-        if total > DISCARD_LIMIT {
-            break;
-        }
-        if total <= BODY_LIMIT {
-            grow(&mut bytes, data.len());
-            bytes.extend_from_slice(data);
-        }
-    }
-    // What is too large was read on for a while: a client that sends first and reads then gets its answer.
-    if total > BODY_LIMIT { Err(too_large()) } else { Ok(bytes) }
-}
-
-/// Makes room for `more` bytes; what a reallocation leaves behind is wiped.
-fn grow(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
-    if bytes.capacity() - bytes.len() < more {
-        let mut larger = Vec::with_capacity((bytes.len() + more).next_power_of_two());
-        larger.extend_from_slice(bytes);
-        *bytes = Zeroizing::new(larger);
-    }
-}
-
-fn too_large() -> Failure {
-    let message = format!("the body is larger than {BODY_LIMIT} bytes");
-    Failure::plain(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message))
 }
 
 fn unsupported_type() -> ApiError {
@@ -377,19 +361,13 @@ impl<F: FnMut()> Drop for Finally<F> {
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// A larger body is refused with 413.
-pub const BODY_LIMIT: usize = 1 << 20;
-/// How much of a body that is too large is read and thrown away before the refusal.
-const DISCARD_LIMIT: usize = 16 << 20;
-/// Bytes set aside on the word of a `content-length`.
-const FIRST_BUFFER: usize = 16 << 10;
-/// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(5);
 /// hyper's buffer for a request's head, in bytes; the spec has 414 above 65,534 bytes of target.
 const MAX_HEAD: usize = 417_792;
-/// `Retry-After` of a throttled request.
-const THROTTLE_RETRY_SECS: u64 = 1;
+/// `Retry-After` of a request that was throttled or given up.
+const RETRY_SECS: u64 = 1;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long the answers to those that took longer may take to get out.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -19,7 +19,7 @@ pub use types::{
 http_common::endpoints! {
     /// The Certificates Service: issues, imports and serves certificates.
     CertificatesApi "certd" ["2020-09-01"];
-    POST   "/certificates"          since "2020-09-01"  CreateCertificate -> CREATED    CertificateReply;
+    POST   "/certificates"          since "2020-09-01"  CreateCertificate -> CREATED    CertificateReply, waits;
     GET    "/certificates/{certId}" since "2020-09-01"  GetCertificate    -> OK         CertificateReply;
     PUT    "/certificates/{certId}" since "2020-09-01"  ImportCertificate -> CREATED    CertificateReply;
     DELETE "/certificates/{certId}" since "2020-09-01"  DeleteCertificate -> NO_CONTENT ();

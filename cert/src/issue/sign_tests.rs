@@ -91,7 +91,8 @@ fn certs_34_35_36_extensions() {
         ]
     };
     let issued = certificate(&csr(asked()), Some(&ca), &key, &Options::default(), NOW).unwrap();
-    let wanted = [("2.5.29.37", false), ("1.2.3.4", false), ("2.5.29.19", true), (SKID, false), (AKID, false)];
+    let wanted =
+        [("2.5.29.37", false), ("1.2.3.4", false), ("2.5.29.19", true), (SKID, false), (AKID, false)];
     assert_eq!(extensions(&issued), wanted.map(|(oid, critical)| (oid.to_owned(), critical)));
     let bits = openssl::sha::sha1(
         &issued
@@ -153,7 +154,7 @@ fn what_nobody_could_verify_is_not_made() {
         ("2.5.29.19", true, b"\x01\x01\xff"),
     ] {
         let csr = csr(vec![extension(oid, critical, value)]);
-        let refused = certificate(&csr, Some(&ca), &key, &Options::default(), NOW).err().expect(oid);
+        let refused = certificate(&csr, Some(&ca), &key, &Options::default(), NOW).expect_err(oid);
         assert!(matches!(refused, NotSigned::Extension(BadCsr::Unusable(_))), "{oid}: {refused:?}");
         assert!(ErrorStack::get().errors().is_empty(), "nothing is left for the next one to trip over");
     }

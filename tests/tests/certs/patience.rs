@@ -9,8 +9,12 @@ use super::{Certs, Plant, any_pem, chain, csr};
 use crate::support::{Answer, EstServer, Settings};
 
 fn plant(server: &EstServer) -> Plant {
+    plant_with(server, "max_requests = 100")
+}
+
+fn plant_with(server: &EstServer, settings: &str) -> Plant {
     let plant = Plant::new(&format!(
-        "max_requests = 100\n[cert_issuance.press]\nmethod = 'est'\n[cert_issuance.est]\ntrusted_certs = ['est-root']\n\
+        "{settings}\n[cert_issuance.press]\nmethod = 'est'\n[cert_issuance.est]\ntrusted_certs = ['est-root']\n\
          username = 'user'\npassword = 'word'\n[cert_issuance.est.urls]\ndefault = '{}'\n",
         server.url("")
     ));
@@ -60,6 +64,27 @@ fn certs_72_reads_are_as_quick_while_enrolments_hang() {
     plant.client().import("y", &any_pem()).expect(201);
     assert_eq!(plant.client().forget("press").status, 204);
     assert!(start.elapsed() < Duration::from_secs(2), "changes do not wait either, not even of the same id");
+}
+
+#[test]
+fn certs_72_hanging_enrolments_take_no_slot_from_reads() {
+    let server = EstServer::start(Settings::new());
+    let plant = plant_with(&server, "");
+    let client = plant.client();
+    let _callers: Vec<_> = (0..12)
+        .map(|number: usize| {
+            server.next("cacerts", Answer::Hang);
+            let body = serde_json::json!({ "certId": "press", "csr": csr(&number.to_string()) });
+            let mut caller = client.connect();
+            caller.send(client.bytes("POST", "/certificates", Some(&body)));
+            caller
+        })
+        .collect();
+    wait_for("the enrolments to hang", Duration::from_secs(30), || (server.seen().len() >= 10).then_some(()));
+    let start = Instant::now();
+    client.fetch("x").expect(200);
+    client.import("y", &any_pem()).expect(201);
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
 }
 
 #[test]

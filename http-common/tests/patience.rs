@@ -1,0 +1,114 @@
+//! Requests that wait for others: they keep nobody waiting, and are told when the service ends. Knows one made-up
+//! service. Time is paused: it passes when nothing else is to be done.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_common::{ApiError, Handlers, Peer, Serve, Server, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Waits for somebody who never comes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Hang {}
+
+/// Is done at once.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Look {}
+
+http_common::endpoints! {
+    /// For tests.
+    TestApi "test" ["2020-09-01"];
+    POST "/hang" since "2020-09-01" Hang -> OK String, waits;
+    GET  "/look" since "2020-09-01" Look -> OK String;
+}
+
+struct Test;
+
+#[derive(Debug, thiserror::Error)]
+#[error("never")]
+struct Never;
+
+impl From<Never> for ApiError {
+    fn from(never: Never) -> Self {
+        Self::from_error(StatusCode::INTERNAL_SERVER_ERROR, &never)
+    }
+}
+
+impl Handlers for Test {
+    type Error = Never;
+}
+
+impl Serve<Hang> for Test {
+    async fn serve(&self, _: Peer, _: Hang) -> Result<String, Never> {
+        pending().await
+    }
+}
+
+impl Serve<Look> for Test {
+    async fn serve(&self, _: Peer, _: Look) -> Result<String, Never> {
+        Ok("seen".to_owned())
+    }
+}
+
+/// The service with `max_requests`, a directory with its socket, and what ends it when it is told or dropped.
+fn serve(max_requests: usize) -> (tempfile::TempDir, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("sock")).unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let server = Server::new(Arc::new(Test), router::<Test>(), max_requests, 100);
+    (directory, stop, tokio::spawn(server.run(listener, stopping)))
+}
+
+async fn ask(directory: &tempfile::TempDir, request: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+    let (method, path) = request.split_once(' ').unwrap();
+    let request = format!(
+        "{method} {path}?api-version=2020-09-01 HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+         content-length: 2\r\nconnection: close\r\n\r\n{{}}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// All that comes until the connection ends.
+async fn answer(mut stream: UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_others_keeps_nobody_waiting_and_is_throttled_too() {
+    let (directory, _stop, _serving) = serve(2);
+    let _hanging = [ask(&directory, "POST /hang").await, ask(&directory, "POST /hang").await];
+    let third = ask(&directory, "POST /hang").await;
+    let start = Instant::now();
+    assert!(answer(ask(&directory, "GET /look").await).await.starts_with("HTTP/1.1 200 "));
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    assert!(answer(third).await.starts_with("HTTP/1.1 429 "), "they are not without limit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_done_when_the_service_ends_is_answered() {
+    let (directory, stop, serving) = serve(1);
+    // One in work, and one that waits for its turn.
+    let asked = [ask(&directory, "POST /hang").await, ask(&directory, "POST /hang").await];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.send_replace(true);
+    let start = Instant::now();
+    serving.await.unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(30), "accepted requests have their time");
+    assert!(start.elapsed() < Duration::from_secs(31), "and no more than that");
+    let [first, second] = asked;
+    let first = answer(first).await;
+    assert!(first.starts_with("HTTP/1.1 503 ") && first.contains("is being stopped"), "{first}");
+    assert!(first.contains("retry-after: "), "{first}");
+    assert!(answer(second).await.starts_with("HTTP/1.1 429 "));
+}
