@@ -1,13 +1,15 @@
 //! State files that survive a power loss: after a crash there is the old file or the new one, never less.
 //!
-//! The only way the suite writes state. Knows nothing of the contents, nor of who owns them: files belong to the
-//! process that writes them.
+//! The only way the suite writes state. Knows nothing of the contents; files belong to the process that writes them,
+//! except where the owner of the file before is to be kept.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -23,6 +25,21 @@ use crate::Error;
 /// [`Error::Unwritable`]. The old file is then still there, except when only the directory could not be synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     write_with(path, mode, |file| file.write_all(bytes))
+}
+
+/// [`write()`] that leaves the file its owner and group, as far as this process may give them.
+pub fn rewrite(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let keep_owner = |file: &File| {
+        let Ok(old) = fs::symlink_metadata(path) else { return };
+        // Who may not give the file away may perhaps give it to the group.
+        if fchown(file, Some(old.uid()), Some(old.gid())).is_err() {
+            let _ = fchown(file, None, Some(old.gid()));
+        }
+    };
+    write_with(path, mode, |file| {
+        keep_owner(file);
+        file.write_all(bytes)
+    })
 }
 
 /// [`write()`], unless `path` is a regular file with these bytes and this mode already. Whether it was written.
@@ -225,6 +242,21 @@ mod tests {
         write(&link, b"new", 0o600).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"old");
         assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    }
+
+    #[test]
+    fn owner_and_group_are_kept_where_that_is_allowed() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("key");
+        write(&path, b"old", 0o644).unwrap();
+        let is_root = std::os::unix::fs::chown(&path, Some(65534), Some(65534)).is_ok();
+        let before = fs::metadata(&path).unwrap();
+        rewrite(&path, b"new", 0o600).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((before.uid(), before.gid()), (after.uid(), after.gid()), "as root: {is_root}");
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
+        assert_ne!(before.ino(), after.ino(), "replaced as a whole");
+        rewrite(&dir.path().join("new"), b"new", 0o600).unwrap();
     }
 
     #[test]

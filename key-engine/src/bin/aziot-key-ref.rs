@@ -1,8 +1,11 @@
 //! Writes the PEM file that refers to a key in keyd, for programs that take key files only. Reads its arguments, asks
 //! keyd whether there is such a key, writes the file.
 
-use std::fs::OpenOptions;
-use std::io::{Read as _, Write as _};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,19 +17,21 @@ use key_engine::{KeyName, Overrides, Settings, ffi, reference};
 use zeroize::Zeroizing;
 
 fn main() -> ExitCode {
-    match run(std::env::args().skip(1)) {
+    match run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("aziot-key-ref: {problem}");
+            // Where nobody listens, the status has to do.
+            let _ = writeln!(io::stderr(), "aziot-key-ref: {problem}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
-    let Some(task) = Task::parse(arguments)? else {
-        println!("{HELP}");
-        return Ok(());
+fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), String> {
+    let task = match Task::parse(arguments)? {
+        Asked::Help => return print(format!("{HELP}\n").as_bytes()),
+        Asked::Version => return print(VERSION.as_bytes()),
+        Asked::Reference(task) => task,
     };
     let name = match task.key {
         Some(id) => KeyName::Id(id),
@@ -42,12 +47,20 @@ fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     }
     let pem = reference::to_pem(&name);
     match task.file {
-        None => std::io::stdout().write_all(pem.as_bytes()).map_err(|error| format!("cannot write: {error}")),
+        None => print(pem.as_bytes()),
         Some(file) => write(&file, pem.as_bytes()),
     }
 }
 
 /// What the arguments ask for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Help,
+    Version,
+    Reference(Task),
+}
+
+/// A reference that is to be written.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Task {
     /// The id of the key; its handle is read from standard input if absent.
@@ -58,38 +71,44 @@ struct Task {
 }
 
 impl Task {
-    /// None if the help text is wanted.
-    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, String> {
         let mut task = Self { check: true, ..Self::default() };
         let (mut by_handle, mut plain) = (false, false);
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
-            match argument.as_str() {
-                "-h" | "--help" if !plain => return Ok(None),
-                "-o" | "--out" if !plain => task.file = Some(value()?.into()),
-                "--socket" if !plain => task.socket = Some(value()?),
-                "--no-check" if !plain => task.check = false,
-                "--handle-from-stdin" if !plain => by_handle = true,
-                "--" if !plain => plain = true,
-                option if option.starts_with('-') && !plain => {
+            let mut value = || arguments.next().ok_or(format!("{} needs a value", argument.display()));
+            match argument.to_str() {
+                Some("-h" | "--help") if !plain => return Ok(Asked::Help),
+                Some("-V" | "--version") if !plain => return Ok(Asked::Version),
+                Some("-o" | "--out") if !plain => task.file = Some(value()?.into()),
+                Some("--socket") if !plain => task.socket = Some(text(&value()?, "a socket")?),
+                Some("--no-check") if !plain => task.check = false,
+                Some("--handle-from-stdin") if !plain => by_handle = true,
+                Some("--") if !plain => plain = true,
+                Some(option) if option.starts_with('-') && !plain => {
                     return Err(format!("unknown option {option}; try --help"));
                 }
-                "" => return Err("a key id is not empty".into()),
+                Some("") => return Err("a key id is not empty".into()),
                 _ if task.key.is_some() => return Err("more than one key id; try --help".into()),
-                _ => task.key = Some(argument),
+                _ => task.key = Some(text(&argument, "a key id")?),
             }
         }
         match (by_handle, &task.key) {
-            (false, Some(_)) | (true, None) => Ok(Some(task)),
+            (false, Some(_)) | (true, None) => Ok(Asked::Reference(task)),
             _ => Err("give a key id or --handle-from-stdin; try --help".into()),
         }
     }
 }
 
+/// `argument`, which has to be UTF-8.
+fn text(argument: &OsStr, what: &str) -> Result<String, String> {
+    let text = argument.to_str().map(str::to_owned);
+    text.ok_or_else(|| format!("{what} is UTF-8, and {} is not; try --help", argument.display()))
+}
+
 /// Handles are not taken from the command line, which every user of the machine can read.
 fn handle_from_input() -> Result<Zeroizing<String>, String> {
     let mut text = Zeroizing::new(String::new());
-    std::io::stdin()
+    io::stdin()
         .take(INPUT_LIMIT)
         .read_to_string(&mut text)
         .map_err(|error| format!("cannot read: {error}"))?;
@@ -99,19 +118,83 @@ fn handle_from_input() -> Result<Zeroizing<String>, String> {
     }
 }
 
-/// Writes a file for its owner only; one that exists is replaced as a whole. What is no file, such as a pipe, is
-/// written to.
+fn print(text: &[u8]) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(|error| format!("cannot write: {error}"))
+}
+
+/// Writes a file for its owner only. A regular one is replaced as a whole, by one of the same owner; what is none, such
+/// as a pipe, is written to. Links are followed.
 fn write(file: &Path, content: &[u8]) -> Result<(), String> {
-    let is_special = std::fs::metadata(file).is_ok_and(|metadata| !metadata.is_file());
-    let special = || OpenOptions::new().write(true).open(file)?.write_all(content);
-    match is_special {
-        true => special().map_err(|error| format!("cannot write {}: {error}", file.display())),
-        false => durable::write(file, content, OWNER_ONLY).map_err(|error| chain(&error)),
+    let cannot = |error: io::Error| format!("cannot write {}: {error}", file.display());
+    let append = || OpenOptions::new().append(true).open(file)?.write_all(content);
+    match Target::of(file).map_err(cannot)? {
+        Target::Regular(path) => durable::rewrite(&path, content, OWNER_ONLY).map_err(|error| chain(&error)),
+        Target::Output => print(content),
+        Target::Other => append().map_err(cannot),
     }
+}
+
+/// What a file name leads to.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    /// A regular file, or none yet, with this name.
+    Regular(PathBuf),
+    /// Standard output, by whatever name.
+    Output,
+    /// A device, a pipe, an open descriptor.
+    Other,
+}
+
+impl Target {
+    fn of(file: &Path) -> io::Result<Self> {
+        let found = match fs::metadata(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            found => Some(found?),
+        };
+        match (behind_links(file)?, found) {
+            (Some(path), None) => Ok(Self::Regular(path)),
+            (Some(path), Some(found)) if found.is_file() => Ok(Self::Regular(path)),
+            (None, Some(found)) if is_output(&found)? => Ok(Self::Output),
+            _ => Ok(Self::Other),
+        }
+    }
+}
+
+/// The path that `file` leads to, which need not be there; None if the way is by a descriptor of a process, such as
+/// `/dev/stdout`: that names an open file, and not a place for another one.
+fn behind_links(file: &Path) -> io::Result<Option<PathBuf>> {
+    let mut path = file.to_owned();
+    for _ in 0..MAX_LINKS {
+        let directory = match path.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory.canonicalize()?,
+            _ => Path::new(".").canonicalize()?,
+        };
+        if directory.starts_with("/proc") {
+            return Ok(None);
+        }
+        let place = match path.file_name() {
+            Some(name) => directory.join(name),
+            None => return Ok(Some(path)),
+        };
+        match fs::read_link(&place) {
+            Ok(next) => path = directory.join(next),
+            Err(_) => return Ok(Some(place)),
+        }
+    }
+    Err(ErrorKind::InvalidInput.into())
+}
+
+fn is_output(file: &fs::Metadata) -> io::Result<bool> {
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata()?;
+    Ok((file.dev(), file.ino()) == (output.dev(), output.ino()))
 }
 
 const OWNER_ONLY: u32 = 0o600;
 const INPUT_LIMIT: u64 = 64 * 1024;
+/// As Linux has it for one path.
+const MAX_LINKS: usize = 40;
+const VERSION: &str = concat!("aziot-key-ref ", env!("CARGO_PKG_VERSION"), "\n");
 const HELP: &str = "\
 Write a PEM file that refers to a key in keyd, for programs that take key files only.
 The OpenSSL provider aziot must be active where the file is used.
@@ -125,6 +208,8 @@ usage: aziot-key-ref [OPTIONS] KEY-ID
       --handle-from-stdin
                         refer to the key by a handle, read from standard input;
                         whoever can read the file can then use the key
+  -h, --help            print this text
+  -V, --version         print the version
 
 The user of the program that reads the file needs access to keyd's socket and,
 with a KEY-ID, a [[principal]] entry for the key in keyd's configuration.";
@@ -133,25 +218,77 @@ with a KEY-ID, a [[principal]] entry for the key in keyd's configuration.";
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Option<Task>, String> {
-        Task::parse(arguments.iter().map(|argument| (*argument).to_owned()))
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::os::unix::fs::symlink;
+
+    fn parse(arguments: &[&str]) -> Result<Asked, String> {
+        Task::parse(arguments.iter().map(OsString::from))
     }
 
     #[test]
     fn arguments() {
-        let task = |key: Option<&str>, file: Option<&str>, check| Task {
-            key: key.map(str::to_owned),
-            file: file.map(PathBuf::from),
-            socket: None,
-            check,
+        let task = |key: Option<&str>, file: Option<&str>, check| {
+            Asked::Reference(Task {
+                key: key.map(str::to_owned),
+                file: file.map(PathBuf::from),
+                socket: None,
+                check,
+            })
         };
-        assert_eq!(parse(&["x", "-o", "f"]), Ok(Some(task(Some("x"), Some("f"), true))));
-        assert_eq!(parse(&["--no-check", "--", "--x"]), Ok(Some(task(Some("--x"), None, false))));
-        assert_eq!(parse(&["--handle-from-stdin"]), Ok(Some(task(None, None, true))));
-        assert_eq!(parse(&["x", "--help"]), Ok(None));
+        assert_eq!(parse(&["x", "-o", "f"]), Ok(task(Some("x"), Some("f"), true)));
+        assert_eq!(parse(&["--no-check", "--", "--x"]), Ok(task(Some("--x"), None, false)));
+        assert_eq!(parse(&["--handle-from-stdin"]), Ok(task(None, None, true)));
+        assert_eq!(parse(&["x", "--help"]), Ok(Asked::Help));
+        assert_eq!(parse(&["--version"]), Ok(Asked::Version));
         for wrong in [&[][..], &["x", "y"], &["-o"], &["--frobnicate"], &[""], &["x", "--handle-from-stdin"]]
         {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_utf_8_may_only_be_a_file() {
+        let odd = || OsString::from_vec(vec![b'x', 0xff]);
+        let parse = |arguments: [OsString; 3]| Task::parse(arguments.into_iter());
+        let file = parse(["x".into(), "-o".into(), odd()]);
+        assert!(matches!(file, Ok(Asked::Reference(task)) if task.file == Some(odd().into())));
+        for wrong in [["--no-check".into(), "--".into(), odd()], ["x".into(), "--socket".into(), odd()]] {
+            assert!(parse(wrong).is_err_and(|error| error.contains("UTF-8")));
+        }
+    }
+
+    #[test]
+    fn links_are_followed_to_files_and_descriptors() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let place = directory.path().canonicalize().unwrap();
+        let path = |name: &str| place.join(name);
+        fs::write(path("file"), "").unwrap();
+        fs::create_dir(path("below")).unwrap();
+        for (link, to) in [
+            ("to-file", "file"),
+            ("to-link", "to-file"),
+            ("below/up", "../to-link"),
+            ("to-nothing", "below/new"),
+            ("descriptor", "/proc/self/fd/0"),
+            ("to-descriptor", "descriptor"),
+            ("loop", "loop"),
+        ] {
+            symlink(to, path(link)).unwrap();
+        }
+        for (name, target) in [
+            ("file", Target::Regular(path("file"))),
+            ("new", Target::Regular(path("new"))),
+            ("to-link", Target::Regular(path("file"))),
+            ("below/up", Target::Regular(path("file"))),
+            ("to-nothing", Target::Regular(path("below/new"))),
+            ("below", Target::Other),
+            ("/dev/null", Target::Other),
+        ] {
+            assert_eq!(Target::of(&path(name)).unwrap(), target, "{name}");
+        }
+        for name in ["descriptor", "to-descriptor"] {
+            assert!(!matches!(Target::of(&path(name)).unwrap(), Target::Regular(_)), "{name}");
+        }
+        assert!(Target::of(&path("loop")).is_err() && Target::of(&path("absent/new")).is_err());
     }
 }

@@ -278,3 +278,42 @@ fn references_are_for_their_owner_and_name_no_key_that_is_not_there() {
         chown(&by_handle, Some(KEYD_USER), None).unwrap();
     }
 }
+
+#[test]
+fn references_go_where_links_lead_and_leave_the_links() {
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    let world = World::new();
+    let write_to = |file: &str, output: Stdio| {
+        let mut tool = super::world::key_ref(&world.socket_uri());
+        assert!(tool.args(["-o", file, "ec-p256"]).stdout(output).status().unwrap().success());
+    };
+    symlink("/proc/self/fd/1", world.file("output")).unwrap();
+    symlink("own.key", world.file("link")).unwrap();
+    let expected = fs::read_to_string(world.reference("ec-p256")).unwrap();
+    let output = fs::File::create(world.file("output.key")).unwrap();
+    write_to(&world.path("output"), output.into());
+    assert_eq!(fs::read_to_string(world.file("output.key")).unwrap(), expected);
+    world.write("own.key", "old");
+    if is_root() {
+        chown(world.file("own.key"), Some(KEYD_USER), Some(KEYD_USER)).unwrap();
+    }
+    let owner = || fs::metadata(world.file("own.key")).map(|file| (file.uid(), file.gid())).unwrap();
+    let before = owner();
+    write_to(&world.path("link"), Stdio::null());
+    assert_eq!((fs::read_to_string(world.file("own.key")).unwrap(), owner()), (expected, before));
+    assert!(["output", "link"].iter().all(|link| world.file(link).is_symlink()));
+}
+
+#[test]
+fn what_key_ref_cannot_read_or_write_is_no_panic() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut tool = super::world::key_ref("unix:///nonexistent/keyd.sock");
+    let odd = run(tool.arg(std::ffi::OsStr::from_bytes(b"x\xff")));
+    assert_eq!(odd.status.code(), Some(1), "{odd:?}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut tool = super::world::key_ref("unix:///nonexistent/keyd.sock");
+    assert_eq!(tool.arg("--help").stdout(writer).status().unwrap().code(), Some(1));
+    let version = succeed(super::world::key_ref("unix:///nonexistent/keyd.sock").arg("--version"));
+    assert!(version.starts_with("aziot-key-ref "), "{version}");
+}
