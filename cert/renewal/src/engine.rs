@@ -2,6 +2,7 @@
 //! see [`Actor`].
 
 mod look;
+mod wish;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +17,7 @@ use crate::clock::{Clock, WallClock};
 use crate::error::Error;
 use crate::journal::{Journal, JournalError, Memory};
 use crate::pace::{Now, Pace, Plan};
-use crate::policy::chance;
+use crate::policy::{Trouble, chance};
 use crate::status::Status;
 use crate::step::{Facts, Order, Pending, Slot, Stage, Step, Stuck, good_pair, next};
 
@@ -51,6 +52,19 @@ pub struct Pair {
 #[derive(Debug)]
 pub struct Hold {
     _exchange: OwnedRwLockReadGuard<()>,
+}
+
+/// Why an attempt came to no good end.
+struct Failure<E: std::error::Error + 'static> {
+    error: Error<E>,
+    /// Whether nothing could be seen, so that nothing was tried.
+    is_blind: bool,
+}
+
+impl<E: std::error::Error + 'static> From<Error<E>> for Failure<E> {
+    fn from(error: Error<E>) -> Self {
+        Self { error, is_blind: false }
+    }
 }
 
 impl<A: Actor> Renewal<A> {
@@ -91,23 +105,6 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         self.look_again();
     }
 
-    /// Has a new certificate in the place of the one that somebody does not accept any more, for a new key if there can be
-    /// one: whether it is due or not, and also in the pause after a failure. Another one stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// The certificate `refused` is still there. It is tried again, as a renewal that is due would be.
-    pub async fn replace(&self, refused: Digest) -> Result<(), Error<A::Error>> {
-        let turn = self.one_at_a_time.lock().await;
-        let worked = self.work(Some(refused)).await;
-        if let Err(error) = &worked {
-            self.failed(error);
-        }
-        drop(turn);
-        self.look_again();
-        worked
-    }
-
     /// Look again now: the certificate or its key may have been changed by somebody else.
     pub fn look_again(&self) {
         self.changed.notify_one();
@@ -121,6 +118,10 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     pub async fn pair(&self) -> Result<Pair, Error<A::Error>> {
         let hold = self.hold().await;
         let facts = self.look(Purpose::Use).await?;
+        if self.pace().is_blind() {
+            // Whoever could not be asked is back.
+            self.look_again();
+        }
         match good_pair(&facts, self.clock.now()) {
             Some((certificate, slot)) => Ok(Pair { certificate: certificate.clone(), slot, hold }),
             None => Err(Error::Stuck(match (&facts.certificate, facts.current) {
@@ -170,16 +171,21 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         let _turn = self.one_at_a_time.lock().await;
         match self.work(None).await {
             Ok(()) => self.pace().rest(self.actor.policy(), self.now()),
-            Err(error) => self.failed(&error),
+            Err(failure) => self.failed(&failure),
         }
     }
 
-    async fn work(&self, refused: Option<Digest>) -> Result<(), Error<A::Error>> {
+    async fn work(&self, refused: Option<Digest>) -> Result<(), Failure<A::Error>> {
         let mut rotation = Rotation::default();
         for _ in 0..MOST_STEPS {
-            let facts = rotation.ours(self.look(Purpose::Renewal { refused }).await?);
+            let facts = match self.look(Purpose::Renewal { refused }).await {
+                Ok(facts) => rotation.ours(facts),
+                // It has been told, and who asks more often is told nothing new.
+                Err(_) if refused.is_none() && self.pace().is_waiting(self.now()) => return Ok(()),
+                Err(error) => return Err(Failure { error, is_blind: true }),
+            };
             let is_refused = facts.certificate.as_ref().is_some_and(|it| Some(it.digest()) == refused);
-            if self.pace().must_wait(&facts, self.now()) && !is_refused {
+            if self.pace().must_wait(&facts, self.actor.policy(), self.now()) && !is_refused {
                 return Ok(());
             }
             let now = self.clock.now();
@@ -192,7 +198,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
                     self.pace().at_rest();
                     return Ok(());
                 }
-                Step::Stuck(why) => return Err(Error::Stuck(why)),
+                Step::Stuck(why) => return Err(Error::Stuck(why).into()),
                 step => match self.perform(step, &facts, &order).await {
                     Err(Error::Failed { source, .. })
                         if A::is_refusal(&source) && rotation.is_given_up(step) =>
@@ -203,7 +209,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
                 },
             }
         }
-        Err(Error::Endless)
+        Err(Error::Endless.into())
     }
 
     fn is_due(&self, certificate: &Certificate, now: i64) -> bool {
@@ -314,7 +320,8 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         self.pace().renewed(facts, self.actor.policy(), self.now());
     }
 
-    fn failed(&self, error: &Error<A::Error>) -> Plan {
+    fn failed(&self, failure: &Failure<A::Error>) -> Plan {
+        let Failure { error, is_blind } = failure;
         let (policy, now, text) = (self.actor.policy(), self.now(), chain(error));
         let mut pace = self.pace();
         if pace.status.stage.is_none() && matches!(error, Error::Stuck(_) | Error::BadCertificate(_)) {
@@ -325,11 +332,15 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             }
             return plan;
         }
-        let least = match error {
-            Error::Failed { source, .. } => A::least_pause(source),
-            _ => None,
+        let cause = match error {
+            Error::Failed { source, .. } => (Trouble::Unanswered, A::least_pause(source)),
+            Error::Refused(_) => (Trouble::Refused, None),
+            _ => (Trouble::Unanswered, None),
         };
-        let (plan, pause) = pace.failed(text.clone(), policy, least, now);
+        let (plan, pause) = match is_blind {
+            true => pace.blind(text.clone(), now),
+            false => pace.failed(text.clone(), policy, cause, now),
+        };
         tracing::warn!(
             "the certificate {:?} was not renewed, the next attempt is in {} s: {text}",
             self.name,

@@ -32,6 +32,6 @@ pub use clock::{Clock, WallClock};
 pub use engine::{Hold, Pair, Renewal};
 pub use error::Error;
 pub use journal::{Journal, JournalError, Memory};
-pub use policy::{Policy, Span, Validity};
+pub use policy::{Policy, Span, Trouble, Validity};
 pub use status::Status;
 pub use step::{Facts, Order, Pending, Slot, Stage, Step, Stuck, Why, good_pair, next};

@@ -30,6 +30,15 @@ pub struct Validity {
     pub not_after: i64,
 }
 
+/// Why there is no new certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Somebody could not be asked, or has no answer yet.
+    Unanswered,
+    /// It was made, and is not accepted. Another one will hardly be, and costs an authority one more.
+    Refused,
+}
+
 impl Validity {
     /// Whether its time is over, or never was.
     pub fn is_over(self, now: i64) -> bool {
@@ -76,8 +85,9 @@ impl Policy {
 
     /// The pause after the `failures`th failure in a row, which happened at `now`: what is configured, and up to an
     /// eighth more by `chance`; half of what is left if the end would come first, but then no less than a minute. Pauses of
-    /// less than a minute double up to that.
-    pub fn pause(&self, of: Validity, failures: u32, now: i64, chance: u64) -> Duration {
+    /// less than a minute double up to that. Once it is over, nothing works any more: a minute at the most, then more and more
+    /// of them, as long as nobody has an answer to a quarter of an hour.
+    pub fn pause(&self, of: Validity, trouble: Trouble, failures: u32, now: i64, chance: u64) -> Duration {
         let configured = match self.retry {
             Span::Percent(part) => percent(of, part),
             Span::Seconds(time) => seconds(time),
@@ -86,12 +96,28 @@ impl Policy {
         let doubled = configured.max(1).saturating_mul(1 << failures.saturating_sub(1).min(6));
         let wanted = doubled.min(SHORT).max(configured).max(1);
         let left = of.not_after.saturating_sub(now);
-        let wanted = if (1..=wanted).contains(&left) { wanted.min(SHORT).max(left / 2) } else { wanted };
+        let wanted = match (1..=wanted).contains(&left) {
+            _ if of.is_over(now) => {
+                wanted.min((SHORT << failures.saturating_sub(1).min(9)).min(trouble.longest()))
+            }
+            true => wanted.min(SHORT).max(left / 2),
+            false => wanted,
+        };
         // In milliseconds, so that short pauses spread too; rounding keeps it short of the end.
         let room = if left > wanted { (left - wanted).saturating_mul(1000) - 1 } else { i64::MAX };
         let millis = wanted.saturating_mul(1000);
         let spread = below((millis / 8).min(room), chance);
         Duration::from_millis(u64::try_from(millis.saturating_add(spread)).unwrap_or(1000))
+    }
+}
+
+impl Trouble {
+    /// The longest pause, in seconds, once the certificate is over.
+    fn longest(self) -> i64 {
+        match self {
+            Self::Unanswered => 15 * 60,
+            Self::Refused => 6 * 3600,
+        }
     }
 }
 
@@ -125,7 +151,6 @@ const SPREAD: i64 = 20;
 const LONGEST: i64 = 366 * 86_400;
 /// Pauses shorter than this, in seconds, grow.
 const SHORT: i64 = 60;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +204,7 @@ mod tests {
     fn pauses() {
         let check = |retry, of, failures, now, pause: u64| {
             let policy = policy(Span::Percent(80), retry);
-            let found = policy.pause(of, failures, now, 0);
+            let found = policy.pause(of, Trouble::Unanswered, failures, now, 0);
             assert_eq!(found, Duration::from_secs(pause), "{retry:?} {of:?} {failures} {now}");
         };
         let quarter = life(0, 90 * DAY);
@@ -189,14 +214,22 @@ mod tests {
         // The end is nearer than the pause.
         check(Span::Percent(4), quarter, 1, 90 * DAY - 1000, 500);
         check(Span::Percent(4), quarter, 1, 90 * DAY - 1, 60);
-        // It is over: there is nothing to be missed any more.
-        check(Span::Percent(4), quarter, 1, 90 * DAY, 311_040);
+        // It is over: the device is locked out until the authority is back.
+        for (failures, pause) in [(1, 60), (2, 120), (3, 240), (4, 480), (5, 900), (u32::MAX, 900)] {
+            check(Span::Percent(4), quarter, failures, 90 * DAY, pause);
+            check(Span::Percent(4), quarter, failures, 190 * DAY, pause);
+        }
+        check(Span::Seconds(600), quarter, 5, 90 * DAY, 600);
+        let policy = policy(Span::Percent(80), Span::Percent(4));
+        let refused = |nth| policy.pause(quarter, Trouble::Refused, nth, 90 * DAY, 0).as_secs();
+        assert_eq!([1, 2, 5, 9, 10, u32::MAX].map(refused), [60, 120, 960, 15_360, 21_600, 21_600]);
         // Short ones grow.
         for (failures, pause) in [(1, 1), (2, 2), (4, 8), (6, 32), (7, 60), (100, 60), (u32::MAX, 60)] {
             check(Span::Percent(4), life(0, 30), failures, 1000, pause);
         }
         check(Span::Percent(1), life(20, 10), 1, 30, 1);
-        check(Span::Seconds(u64::MAX), life(0, 10), 1, 30, 366 * 86_400);
+        check(Span::Seconds(u64::MAX), life(0, 10), 1, 5, 60);
+        check(Span::Seconds(u64::MAX), life(0, 500 * DAY), 1, 30, 366 * 86_400);
     }
 
     #[test]
@@ -204,13 +237,14 @@ mod tests {
         for left in 121..4000_i64 {
             let of = life(0, 10_000);
             let policy = policy(Span::Percent(50), Span::Percent(10));
-            let pause = policy.pause(of, 1, 10_000 - left, u64::MAX - 1);
+            let pause = policy.pause(of, Trouble::Unanswered, 1, 10_000 - left, u64::MAX - 1);
             assert!(pause < Duration::from_secs(left.unsigned_abs()), "{left}: {pause:?}");
             assert!(pause <= Duration::from_secs(1125));
         }
         let pauses: std::collections::BTreeSet<_> = (0..100)
             .map(|number| {
-                policy(Span::Percent(80), Span::Percent(4)).pause(life(0, 30), 1, 0, chance(1, number))
+                let policy = policy(Span::Percent(80), Span::Percent(4));
+                policy.pause(life(0, 30), Trouble::Unanswered, 1, 0, chance(1, number))
             })
             .collect();
         assert!(pauses.len() > 30, "even a pause of a second spreads");

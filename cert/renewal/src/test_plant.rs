@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) is_forbidden: bool,
     /// keyd neither moves nor replaces the key in place.
     pub(super) is_preloaded: bool,
+    /// keyd and certd cannot be asked.
+    pub(super) is_away: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -258,7 +260,8 @@ impl Actor for Plant {
     }
 
     async fn certificate(&self) -> Result<Option<String>, Trouble> {
-        Ok(self.world().certificate.clone())
+        let world = self.world();
+        if world.is_away { Err(Trouble("certd is away")) } else { Ok(world.certificate.clone()) }
     }
 
     async fn key(&self, slot: Slot) -> Result<Option<KeyPrint>, Trouble> {
