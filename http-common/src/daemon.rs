@@ -1,6 +1,7 @@
 //! What all daemons do alike: config → state → socket → reload → drain. Knows no service.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,11 @@ pub trait Daemon: Handlers + Sized {
 
     /// What is wrong with a configuration that reads well; `--check-config` and a reload ask only this.
     fn check(config: &Self::Config) -> Result<(), Self::Error>;
+
+    /// Tells in the log what is accepted and was perhaps not meant, as a start does; `--check-config` asks this too.
+    fn warn(config: &Self::Config) {
+        let _ = config;
+    }
 
     /// Makes the state. What takes long or needs others goes on in tasks: the socket is served right after.
     fn start(config: Self::Config) -> impl Future<Output = Result<Arc<Self>, Self::Error>> + Send;
@@ -70,11 +76,11 @@ pub fn run<D: Daemon>() -> ExitCode {
     for argument in std::env::args_os().skip(1) {
         match argument.to_str() {
             Some("--version" | "-V") => {
-                println!("{} {}", D::SERVICE.binary(), D::VERSION);
+                print(&format!("{} {}", D::SERVICE.binary(), D::VERSION));
                 return ExitCode::SUCCESS;
             }
             Some("--help" | "-h") => {
-                println!("{}", help::<D>());
+                print(&help::<D>());
                 return ExitCode::SUCCESS;
             }
             Some("--check-config") => check_only = true,
@@ -128,7 +134,11 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
     let config = read::<D>(&paths).map_err(StartError::Config)?;
     D::check(&config).map_err(StartError::Refused)?;
     if check_only {
-        println!("{}: the configuration is good", D::SERVICE.binary());
+        if let Some(level) = D::common(&config).log_level {
+            log::check_level(&level);
+        }
+        D::warn(&config);
+        print(&format!("{}: the configuration is good", D::SERVICE.binary()));
         return Ok(());
     }
     let common = D::common(&config);
@@ -283,6 +293,11 @@ pub fn notify(states: &[NotifyState<'_>]) {
 /// Tells systemd (`systemctl status`) how things stand, in one line.
 pub fn notify_status(text: &str) {
     notify(&[NotifyState::Status(text)]);
+}
+
+/// Prints a line. Who does not want to read it has closed the pipe, which is no fault.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn help<D: Daemon>() -> String {

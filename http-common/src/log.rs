@@ -35,16 +35,24 @@ pub(crate) fn set_level(text: &str) {
     }
 }
 
+/// Names on standard error what [`set_level`] would make nothing of.
+pub(crate) fn check_level(text: &str) {
+    drop(Directives::parse(text));
+}
+
 type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// Which records are shown: `level`, `target=level`, `target`, joined by commas, then optionally `/regex`
-/// (spec service-common 9.2).
+/// (spec service-common 9.2). A word that is neither a level nor a target of ours is most likely a level gone wrong, so
+/// it changes nothing for the records of others.
 #[derive(Debug, Default)]
 struct Directives {
     default: Option<LevelFilter>,
     targets: Vec<(String, LevelFilter)>,
+    /// Whether a target was named on purpose; then the others show errors only.
+    is_selective: bool,
     pattern: Option<Regex>,
 }
 
@@ -57,13 +65,20 @@ impl Directives {
         for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match (part.split_once('='), part.parse()) {
                 (Some((target, level)), _) => match level.trim().parse() {
-                    Ok(level) => directives.targets.push((target.trim().to_owned(), level)),
-                    Err(_) => eprintln!(
-                        "<4>the log level in {part:?} is ignored; use off, error, warn, info, debug or trace"
-                    ),
+                    Ok(level) => {
+                        directives.is_selective = true;
+                        directives.targets.push((target.trim().to_owned(), level));
+                    }
+                    Err(_) => eprintln!("<4>the log level in {part:?} is ignored; use {LEVELS}"),
                 },
                 (None, Ok(level)) => directives.default = Some(level),
-                (None, Err(_)) => directives.targets.push((part.to_owned(), LevelFilter::TRACE)),
+                (None, Err(_)) => {
+                    match is_ours(part) || part.contains("::") {
+                        true => directives.is_selective = true,
+                        false => eprintln!("<4>{part:?} is no log level; use {LEVELS}"),
+                    }
+                    directives.targets.push((part.to_owned(), LevelFilter::TRACE));
+                }
             }
         }
         directives
@@ -73,7 +88,7 @@ impl Directives {
     fn level(&self, target: &str) -> LevelFilter {
         let matching = self.targets.iter().filter(|(prefix, _)| covers(prefix, target));
         let best = matching.max_by_key(|(prefix, _)| prefix.len()).map(|(_, level)| *level);
-        let default = if self.targets.is_empty() { LevelFilter::INFO } else { LevelFilter::ERROR };
+        let default = if self.is_selective { LevelFilter::ERROR } else { LevelFilter::INFO };
         best.or(self.default).unwrap_or(default)
     }
 }
@@ -81,9 +96,15 @@ impl Directives {
 /// Whether records of `target` belong to `prefix`. Instructions for upstream say `aziot=…` for the daemons' own
 /// records, whatever their modules are called here.
 fn covers(prefix: &str, target: &str) -> bool {
-    let own = || OWN_TARGETS.iter().any(|own| target.starts_with(own));
-    target.starts_with(prefix) || (prefix.starts_with("aziot") && own())
+    target.starts_with(prefix) || (prefix.starts_with("aziot") && is_ours(target))
 }
+
+fn is_ours(target: &str) -> bool {
+    target.starts_with("aziot") || OWN_TARGETS.iter().any(|own| target.starts_with(own))
+}
+
+/// What a level may be.
+const LEVELS: &str = "off, error, warn, info, debug or trace";
 
 /// First parts of our crates' names.
 const OWN_TARGETS: &[&str] =
@@ -242,6 +263,11 @@ mod tests {
         check("keyd", "keyd", LevelFilter::TRACE);
         check("off", "keyd", LevelFilter::OFF);
         check("info,keyd=nonsense", "keyd", LevelFilter::INFO);
+        check("keyd", "hyper::proto", LevelFilter::ERROR);
+        // A level gone wrong silences nothing.
+        check("warning", "keyd", LevelFilter::INFO);
+        check("loud,debug", "keyd", LevelFilter::DEBUG);
+        check("hyper", "hyper::proto", LevelFilter::TRACE);
     }
 
     #[test]

@@ -63,6 +63,23 @@ fn common_67_an_unparsable_level_does_not_prevent_the_start() {
 }
 
 #[test]
+fn common_67_a_level_gone_wrong_is_told_and_silences_nothing() {
+    let keyd = Setup::new(&KEYD).config("log_level = 'warning'").start();
+    keyd.wait_for_log(BOUND, |line| line.contains("\"warning\" is no log level"));
+    keyd.wait_for_log(BOUND, |line| line.contains(" serves "));
+    let check = ["sh", "-c", r#"exec "$@" --check-config"#, "sh"];
+    let checked = Setup::new(&KEYD).config("log_level = 'warning'").wrapper(check).start_and_end();
+    assert!(checked.log.contains("\"warning\" is no log level"), "{}", checked.log);
+}
+
+#[test]
+fn help_that_nobody_reads_is_no_fault() {
+    let unread = ["sh", "-c", r#"{ sleep 0.2; "$@" --help; echo "status $?" >&2; } | :"#, "sh"];
+    let ended = Setup::new(&KEYD).wrapper(unread).start_and_end();
+    assert_eq!(ended.log.trim_end(), "status 0");
+}
+
+#[test]
 fn common_68_sigterm_ends_the_process() {
     let mut keyd = Setup::new(&KEYD).start();
     let _idle = keyd.client().connect();
