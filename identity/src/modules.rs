@@ -7,6 +7,7 @@
 //! |---|---|
 //! | get, module known | never; if the knowledge is older than [`FRESH`] the list is asked for in the background |
 //! | get, module unknown (`reads.rs`) | for the hub, a few seconds; never, if it has refused just that lately |
+//! | list, asked for less than [`LIST_FRESH`] ago, and nothing was changed here since | never |
 //! | list | for the hub, at most [`LIST_LIMIT`]; then what is known, and the answer is taken up when it comes |
 //! | list, when the last one has failed | never |
 //! | create, update, delete (`changes.rs`) | for the hub, at most [`CHANGE_LIMIT`](changes::CHANGE_LIMIT) |
@@ -64,9 +65,41 @@ pub(crate) struct Modules {
 struct Refresh {
     running: Option<Running>,
     confirmed: Option<Instant>,
+    listed: Listed,
     closed_until: Option<Instant>,
     /// Failures since the last success.
     failures: u32,
+}
+
+/// The hub's last list, for those who ask soon after.
+#[derive(Default)]
+struct Listed {
+    /// When it was asked for, and what it said; `None` when something has been changed or seen here since.
+    last: Option<(Instant, Arc<[ModuleRecord]>)>,
+    /// How often something was.
+    changes: u64,
+}
+
+impl Listed {
+    /// The list, if it is as good as a new one at `now`.
+    fn fresh(&self, now: Instant) -> Option<Arc<[ModuleRecord]>> {
+        let (_, list) = self.last.as_ref().filter(|(asked, _)| now < *asked + LIST_FRESH)?;
+        Some(Arc::clone(list))
+    }
+
+    /// Take up what the hub said when it was asked at `asked`, where there had been so many `changes`.
+    fn take_up(&mut self, list: Arc<[ModuleRecord]>, asked: Instant, changes: u64) {
+        let is_older = self.last.as_ref().is_some_and(|(last, _)| asked < *last);
+        if changes == self.changes && !is_older {
+            self.last = Some((asked, list));
+        }
+    }
+
+    /// Whatever the hub has said is no news any more.
+    fn outdate(&mut self) {
+        self.changes += 1;
+        self.last = None;
+    }
 }
 
 #[derive(Clone)]
@@ -109,10 +142,14 @@ impl Modules {
 
     /// All modules, in the order of the hub if it answers in time.
     pub(crate) async fn list(self: &Arc<Self>, prefer_known: bool) -> Vec<ModuleRecord> {
-        if !prefer_known && let Some(fresh) = self.fresh_list().await {
-            return fresh.to_vec();
+        if prefer_known {
+            return self.records.all();
         }
-        self.records.all()
+        let known = self.with_refresh(|refresh| refresh.listed.fresh(Instant::now()));
+        match known {
+            Some(known) => known.to_vec(),
+            None => self.fresh_list().await.map_or_else(|| self.records.all(), |fresh| fresh.to_vec()),
+        }
     }
 
     /// Whether the hub need not be asked for the module.
@@ -143,12 +180,17 @@ impl Modules {
 
     /// What the hub has; taken up as known.
     pub(crate) async fn at_hub(&self, deadline: Instant) -> Result<Vec<Module>, Error> {
-        let asked = self.records.moment();
-        let listed = self.hub().await?.list(deadline).await;
-        let modules = self.noted(Asked::Read, listed)?;
+        let hub = self.hub().await?;
+        let (asked, at) = (self.records.moment(), Instant::now());
+        let changes = self.with_refresh(|refresh| refresh.listed.changes);
+        let listed = hub.list(deadline).await;
+        let mut modules = self.noted(Asked::Read, listed)?;
+        modules.retain(|module| self.records.is_ours(module));
         modules.iter().for_each(|module| self.certified.see(module));
         self.records.see_all(&modules, asked).await;
+        let list = modules.iter().map(ModuleRecord::from).collect();
         self.with_refresh(|refresh| {
+            refresh.listed.take_up(list, at, changes);
             refresh.confirmed = Some(Instant::now());
             refresh.closed_until = None;
             refresh.failures = 0;
@@ -177,18 +219,31 @@ impl Modules {
 
     /// Take up what the hub says of one module.
     async fn see(&self, module: &Module) {
-        self.certified.see(module);
-        self.records.see(module).await;
+        if self.records.is_ours(module) {
+            self.certified.see(module);
+            self.records.see(module).await;
+            self.outdate_list();
+        }
     }
 
     /// Take up that there is no module `id`.
     async fn forget(&self, id: &str) {
         self.certified.forget(id);
         self.records.forget(id).await;
+        self.outdate_list();
+    }
+
+    /// Whoever asks for the list from now on gets a new one.
+    fn outdate_list(&self) {
+        self.with_refresh(|refresh| refresh.listed.outdate());
     }
 
     /// Take up how the hub has answered, for all who would ask it.
     fn noted<T>(&self, asked: Asked, result: Result<T, hub_client::Error>) -> Result<T, Error> {
+        if asked == Asked::Change {
+            // However it has ended, the hub may have done it.
+            self.outdate_list();
+        }
         let error = match result {
             Ok(answer) => {
                 self.gate().answered();
@@ -316,6 +371,8 @@ fn is_unknown_device(error: &Error) -> bool {
 
 /// How long what is known of a module is served without asking again.
 const FRESH: Duration = Duration::from_secs(15);
+/// How long after the hub was asked for the list others get the same one.
+const LIST_FRESH: Duration = Duration::from_secs(2);
 /// How long a call for a module that is not known may take in the background.
 const GET_LIMIT: Duration = Duration::from_secs(30);
 /// How long a caller waits for a list.
@@ -326,6 +383,33 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(75);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_good_for_a_moment_unless_something_changes() {
+        let (mut listed, start) = (Listed::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let list = |count: usize| {
+            let record = ModuleRecord {
+                module_id: "m".into(),
+                managed_by: None,
+                device_id: "d".into(),
+                generation_id: None,
+            };
+            vec![record; count].into()
+        };
+        let count = |listed: &Listed, ms| listed.fresh(at(ms)).map(|list| list.len());
+        assert_eq!(count(&listed, 0), None);
+        listed.take_up(list(1), at(100), 0);
+        assert_eq!((count(&listed, 2099), count(&listed, 2100)), (Some(1), None));
+        listed.take_up(list(2), at(50), 0);
+        assert_eq!(count(&listed, 500), Some(1), "a slow answer is the older one");
+        listed.outdate();
+        assert_eq!(count(&listed, 500), None);
+        listed.take_up(list(3), at(400), 0);
+        assert_eq!(count(&listed, 500), None, "it was asked for before the change");
+        listed.take_up(list(4), at(400), 1);
+        assert_eq!(count(&listed, 500), Some(4));
+    }
 
     #[test]
     fn a_list_of_a_hub_that_is_away_is_asked_for_when_it_may_be_tried() {

@@ -36,6 +36,7 @@ pub(crate) struct ModuleRecord {
 #[derive(Debug)]
 pub(crate) struct Records {
     directory: PathBuf,
+    device_id: String,
     known: Mutex<Known>,
     /// Held while files are written, never while memory is.
     disk: Mutex<()>,
@@ -66,9 +67,10 @@ impl Records {
                 tracing::warn!("{}", chain(&error));
             }
         }
-        let modules = read_all(&directory);
+        let device_id = record.device_id.clone();
+        let modules = read_all(&directory, &device_id);
         let known = Known { modules, ..Known::default() };
-        Self { directory, known: Mutex::new(known), disk: Mutex::default() }
+        Self { directory, device_id, known: Mutex::new(known), disk: Mutex::default() }
     }
 
     /// What is known of the module `id`.
@@ -99,6 +101,20 @@ impl Records {
         if self.known().remove(id) {
             self.bring_in_line(vec![id.to_owned()]).await;
         }
+    }
+
+    /// Whether `module` is one of this device, as it should be whenever the hub is asked for those.
+    pub(crate) fn is_ours(&self, module: &Module) -> bool {
+        let is_ours = is_same_device(&module.device_id, &self.device_id);
+        if !is_ours {
+            tracing::warn!(
+                "the module {:?} is left out: the hub says that it is of the device {:?}, and this is {:?}",
+                module.module_id,
+                module.device_id,
+                self.device_id
+            );
+        }
+        is_ours
     }
 
     /// Take up what the hub said of all modules when it was asked at `asked`. What has changed here since is newer.
@@ -206,7 +222,7 @@ fn sha256(text: &str) -> String {
 }
 
 /// All records of a directory that can be understood and stand where they should.
-fn read_all(directory: &Path) -> BTreeMap<String, ModuleRecord> {
+fn read_all(directory: &Path, device_id: &str) -> BTreeMap<String, ModuleRecord> {
     if let Err(error) = durable::clean_leftovers(directory) {
         tracing::warn!("{}", chain(&error));
     }
@@ -218,10 +234,13 @@ fn read_all(directory: &Path) -> BTreeMap<String, ModuleRecord> {
         }
     };
     let paths = entries.flatten().map(|entry| entry.path());
-    paths.filter_map(|path| read_one(&path)).map(|record| (record.module_id.clone(), record)).collect()
+    paths
+        .filter_map(|path| read_one(&path, device_id))
+        .map(|record| (record.module_id.clone(), record))
+        .collect()
 }
 
-fn read_one(path: &Path) -> Option<ModuleRecord> {
+fn read_one(path: &Path, device_id: &str) -> Option<ModuleRecord> {
     let refuse = |reason: String| {
         tracing::warn!("{} is not used: {reason}", path.display());
         None
@@ -234,10 +253,18 @@ fn read_one(path: &Path) -> Option<ModuleRecord> {
         Ok(record) => record,
         Err(error) => return refuse(error.to_string()),
     };
-    match path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&sha256(&record.module_id))) {
-        true => Some(record),
-        false => refuse(format!("it is about the module {:?}", record.module_id)),
+    if !path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&sha256(&record.module_id))) {
+        return refuse(format!("it is about the module {:?}", record.module_id));
     }
+    match is_same_device(&record.device_id, device_id) {
+        true => Some(record),
+        false => refuse(format!("it is about a module of the device {:?}", record.device_id)),
+    }
+}
+
+/// Whoever configured the device's name may have written it otherwise than its hub does.
+fn is_same_device(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
 }
 
 fn unless_absent(error: std::io::Error) -> Result<(), std::io::Error> {
@@ -309,7 +336,13 @@ mod tests {
         fs::write(path("cut"), r#"{"moduleId":"cu"#).unwrap();
         fs::rename(path("foreign"), path("elsewhere")).unwrap();
         fs::create_dir(path("directory")).unwrap();
-        assert_eq!(names(&Records::load(&home, &record("h", "d"))), ["good"]);
+        let copied = |id: &str, device: &str| {
+            let json = format!(r#"{{"moduleId":"{id}","deviceId":"{device}","generationId":"6"}}"#);
+            fs::write(path(id), json).unwrap();
+        };
+        copied("other", "other-device");
+        copied("same", "D");
+        assert_eq!(names(&Records::load(&home, &record("h", "d"))), ["good", "same"]);
     }
 
     #[tokio::test]
@@ -319,6 +352,15 @@ mod tests {
         Arc::new(Records::load(&home, &record("h", "d"))).see(&module("a", "6")).await;
         assert_eq!(names(&Records::load(&home, &record("h2", "d"))), [""; 0]);
         assert_eq!(names(&Records::load(&home, &record("h", "d"))), [""; 0], "a move forgets");
+    }
+
+    #[test]
+    fn a_module_of_another_device_is_not_ours() {
+        let directory = TempDir::new().unwrap();
+        let records = Records::load(&Home::open(directory.path()).unwrap(), &record("h", "Pump-7"));
+        let of = |device: &str| Module { device_id: device.into(), ..module("m", "6") };
+        assert!(records.is_ours(&of("Pump-7")) && records.is_ours(&of("pump-7")));
+        assert!(!records.is_ours(&of("pump-8")));
     }
 
     #[tokio::test]

@@ -198,6 +198,7 @@ impl Modules {
             Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
             Err(error) => Err(error),
         };
+        self.outdate_list();
         match deleted {
             Ok(_) => tracing::info!("the module {id:?} did not get its keys and was removed again"),
             Err(error) => tracing::warn!(

@@ -281,6 +281,19 @@ fn identity_65_decided_readers_share_one_list_call() {
     });
     assert!(site.cloud.count("hub.list") <= 2, "{}", site.cloud.operations());
     site.cloud.heal();
+    site.create("other").expect(200);
+    site.cloud.forget_requests();
+    for _ in 0..20 {
+        assert_eq!(site.names(), ["other"]);
+    }
+    let lists = site.cloud.count("hub.list");
+    assert!((1..20).contains(&lists), "a list is good for a moment: {lists} were asked for");
+    site.cloud.add_module("foreign");
+    wait_for("what others make", Duration::from_secs(4), || (site.names().len() == 2).then_some(()));
+    site.client().delete("/identities/modules/other?type=aziot", None).expect(204);
+    assert_eq!(site.names(), ["foreign"], "what was changed here is seen at once");
+    site.create("another").expect(200);
+    site.cloud.forget_requests();
     site.cloud.fault("hub.list", &json!({ "status": 429, "retry_after": 600 }), None);
     for _ in 0..5 {
         site.names();

@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
+use serde_json::json;
 use suite_tests::http::wait_for;
 
 use crate::cloud::{Cloud, DEVICE, Site, WAIT, identityd, keyd, manual, principal, record_path};
@@ -127,13 +128,22 @@ fn identity_74_garbage_hides_no_good_records() {
     let path = |id: &str| record_path(&home, &site.cloud.hub(0), id);
     fs::write(path("cut"), "{\"moduleId\":\"cu").unwrap();
     fs::write(path("foreign"), "no json").unwrap();
+    let copied = r#"{"moduleId":"copied","deviceId":"other-device","generationId":"666"}"#;
+    fs::write(path("copied"), copied).unwrap();
     fs::write(home.join("prev_state"), "").unwrap();
     fs::write(home.join("provisioning_memo"), "\u{0}").unwrap();
     site.cloud.unplug();
     site.identityd.restart();
     site.module("good").expect(200);
     site.module("cut").expect(404);
-    assert_eq!(site.names(), ["good"]);
+    assert_eq!(site.names(), ["good"], "nor is another device's module taken for ours");
     site.cloud.heal();
     wait_for("the hub", WAIT, || (site.names() == ["cut", "good"]).then_some(()));
+    let mixed = json!([
+        { "moduleId": "good", "deviceId": DEVICE.to_uppercase(), "generationId": "5" },
+        { "moduleId": "cut", "deviceId": "other-device", "generationId": "666" },
+    ]);
+    site.cloud.fault("hub.list", &json!({ "status": 200, "body": mixed }), None);
+    wait_for("the list", WAIT, || (site.names() == ["good"]).then_some(()));
+    assert!(!path("cut").exists());
 }
