@@ -2,13 +2,13 @@
 //! 4 and 6). Everything here may wait for the disk. Knows no X.509: what is in a file is text.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cert_api::Preloaded;
-use config_common::{Allowed, durable};
+use config_common::{Allowed, durable, open_regular};
 
 /// Where certificates are, for one state of the configuration.
 #[derive(Debug, Clone)]
@@ -98,7 +98,7 @@ impl Store {
         match self.place(id.as_str())? {
             Place::Own(path) => {
                 durable::create_dir(&self.directory, DIRECTORY_MODE)?;
-                Ok(durable::write(&path, pem.as_bytes(), mode_of(&path).unwrap_or(FILE_MODE))?)
+                Ok(durable::rewrite(&path, pem.as_bytes(), mode_of(&path).unwrap_or(FILE_MODE))?)
             }
             Place::Theirs(path) => {
                 tracing::warn!(
@@ -216,7 +216,7 @@ fn file_name(id: &str) -> Result<String, StoreError> {
 
 fn read_file(path: &Path) -> Result<Option<String>, StoreError> {
     let unreadable = |source| StoreError::Unreadable { path: path.to_owned(), source };
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file.map_err(unreadable)?,
     };
@@ -232,16 +232,42 @@ fn read_file(path: &Path) -> Result<Option<String>, StoreError> {
 /// Atomically if the directory lets us, else in place. A symbolic link stays one.
 fn write_theirs(path: &Path, pem: &str) -> Result<(), StoreError> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    match durable::write(&path, pem.as_bytes(), mode_of(&path).unwrap_or(PUBLIC_FILE_MODE)) {
+    let unwritable = |source| StoreError::Unwritable { path: path.clone(), source };
+    let old = fs::metadata(&path).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        return Err(unwritable(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")));
+    }
+    match durable::rewrite(&path, pem.as_bytes(), mode_of(&path).unwrap_or(PUBLIC_FILE_MODE)) {
         Err(error) if error.io_kind().is_some_and(is_denied) => {
             let write = || -> io::Result<()> {
                 let mut file = OpenOptions::new().write(true).truncate(true).open(&path)?;
                 file.write_all(pem.as_bytes())?;
                 file.sync_all()
             };
-            write().map_err(|source| StoreError::Unwritable { path: path.clone(), source })
+            write().map_err(unwritable)
         }
-        done => Ok(done?),
+        done => {
+            done?;
+            if let Some(old) = old {
+                tell_new_owner(&path, &old);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Who was to read the file `path` by its owner or group must not wonder for long.
+fn tell_new_owner(path: &Path, old: &fs::Metadata) {
+    let Ok(new) = fs::metadata(path) else { return };
+    if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+        tracing::warn!(
+            "{} belonged to uid {} and gid {} and now belongs to uid {} and gid {}: this service may not give it away",
+            path.display(),
+            old.uid(),
+            old.gid(),
+            new.uid(),
+            new.gid()
+        );
     }
 }
 

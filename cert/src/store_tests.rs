@@ -133,3 +133,29 @@ fn certs_49_what_cannot_be_used() {
     }
     assert_eq!(store.warnings().count(), places.len());
 }
+
+#[test]
+fn certs_48_the_owner_of_a_preloaded_file_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("a.pem");
+    fs::write(&file, "one").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    // Only root may.
+    let _ = std::os::unix::fs::chown(&file, Some(1500), Some(1501));
+    let owner = |path: &Path| fs::metadata(path).map(|meta| (meta.uid(), meta.gid())).unwrap();
+    let before = owner(&file);
+    store(&dir, &[("a", "file://DIR/a.pem")]).write(&allowed("a"), "two").unwrap();
+    assert_eq!((owner(&file), mode_of(&file)), (before, Some(0o640)));
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let store = store(&dir, &[("a", "file://DIR/pipe"), ("b", "file://DIR/")]);
+    for id in ["a", "b"] {
+        assert!(matches!(store.read(id), Err(StoreError::Unreadable { .. })), "{id}");
+        assert!(matches!(store.write(&allowed(id), "x"), Err(StoreError::Unwritable { .. })), "{id}");
+    }
+}

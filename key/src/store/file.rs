@@ -5,12 +5,11 @@
 //! they are never deleted or moved: the administrator put them there.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use config_common::durable;
+use config_common::{durable, open_regular};
 use http_common::chain;
 use key_api::{KeyUsage, PreloadedUri};
 use zeroize::Zeroizing;
@@ -137,7 +136,7 @@ impl FileStore {
         {
             durable::create_dir(directory, DIRECTORY_MODE).map_err(Internal::Unwritable)?;
         }
-        durable::write(&place.path, bytes, FILE_MODE).map_err(Internal::Unwritable)?;
+        durable::rewrite(&place.path, bytes, FILE_MODE).map_err(Internal::Unwritable)?;
         self.cache.forget(id.as_str());
         Ok(())
     }
@@ -320,7 +319,7 @@ fn vacancy(id: &KeyId, place: &Place, fault: Fault) -> Result<Option<String>, Er
 
 /// The bytes of a key file, and the stamp it had before they were read.
 fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Stamp)> {
-    let file = File::open(path)?;
+    let file = open_regular(path)?;
     let meta = file.metadata()?;
     let length = usize::try_from(meta.len()).unwrap_or(MAX_FILE).min(MAX_FILE);
     // One more than the file has: a vector that needs not grow leaves no copies.
@@ -370,6 +369,14 @@ const DIRECTORY_MODE: u32 = 0o700;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_preloaded_place_that_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(read(&pipe).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
 
     #[test]
     fn file_names() {
