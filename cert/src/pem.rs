@@ -1,5 +1,6 @@
 //! Certificates ⇄ PEM text. Knows no files.
 
+use key_engine::reference;
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
 
@@ -12,8 +13,10 @@ pub enum BadPem {
     /// There is no certificate in it.
     #[error("it has no certificate in PEM (CERTIFICATE)")]
     Empty,
-    /// There is a private key in it.
-    #[error("it has a private key, which would be shown to everybody who asks for the certificate")]
+    /// There is a private key in it, or what stands for one.
+    #[error(
+        "it has a private key or a reference to one, which would be shown to everybody who asks for the certificate"
+    )]
     PrivateKey,
 }
 
@@ -23,9 +26,13 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<X509>, BadPem> {
     if certificates.is_empty() { Err(BadPem::Empty) } else { Ok(certificates) }
 }
 
-/// [`certificates`] for a text that everybody may read: it must not have a private key.
+/// [`certificates`] for a text that everybody may read: it must not have a private key, nor a
+/// reference to one, which may hold the handle with which anybody can use it.
 pub(crate) fn check_public(text: &str) -> Result<Vec<X509>, BadPem> {
-    let is_private = |line: &str| line.starts_with("-----BEGIN") && line.contains("PRIVATE KEY-----");
+    let is_private = |line: &str| {
+        let label = line.strip_prefix("-----BEGIN");
+        label.is_some_and(|label| label.contains("PRIVATE KEY-----") || label.contains(reference::LABEL))
+    };
     match text.lines().any(|line| is_private(line.trim_start())) {
         true => Err(BadPem::PrivateKey),
         false => certificates(text),
@@ -39,4 +46,18 @@ pub(crate) fn text(certificates: &[X509]) -> Result<String, ErrorStack> {
         text.push_str(&String::from_utf8_lossy(&certificate.to_pem()?));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_a_key_usable_is_not_public() {
+        for label in ["PRIVATE KEY", "EC PRIVATE KEY", "TSS2 PRIVATE KEY", "AZIOT KEY URI"] {
+            let text = format!("# a comment\n-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+            assert!(matches!(check_public(&text), Err(BadPem::PrivateKey)), "{label}");
+        }
+        assert!(matches!(check_public("AZIOT KEY URI"), Err(BadPem::Empty)), "only as a block");
+    }
 }
