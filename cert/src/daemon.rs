@@ -33,6 +33,10 @@ impl Daemon for Certd {
         Ok(())
     }
 
+    fn warn(config: &Config) {
+        Current::new(config, config).warn();
+    }
+
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let engine = Engine::new(config.endpoints.of(Service::Keyd).path());
         let engine = engine.map_err(|error| Error::NoKeyEngine(error.into()))?;

@@ -31,6 +31,10 @@ impl Daemon for Keyd {
         Ok(())
     }
 
+    fn warn(config: &Config) {
+        crate::warn(config);
+    }
+
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
         Self::new(config).map(Arc::new)
     }

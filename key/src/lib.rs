@@ -47,17 +47,23 @@ pub struct Keyd {
     started_with: Config,
 }
 
+/// Tells what is accepted and was perhaps not meant.
+pub(crate) fn warn(config: &Config) {
+    let AziotKeys { homedir_path: _, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
+    if pkcs11_base_slot.is_some() && pkcs11_lib_path.is_none() {
+        tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
+    }
+}
+
 impl Keyd {
     /// keyd with keys in files and, if there is a PKCS #11 library, on tokens, as `config` says. With a base slot this
     /// opens a session with its token.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let AziotKeys { homedir_path, pkcs11_lib_path, pkcs11_base_slot } = &config.aziot_keys;
+        let AziotKeys { homedir_path, pkcs11_lib_path, pkcs11_base_slot: _ } = &config.aziot_keys;
         let store: Arc<dyn KeyStore> = match pkcs11_lib_path {
             Some(path) => Arc::new(LocatedStore::new(path, &config)?),
             None => {
-                if pkcs11_base_slot.is_some() {
-                    tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
-                }
+                warn(&config);
                 let files = FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone());
                 Arc::new(files.with_tpm(config.tpm.as_ref())?)
             }

@@ -266,6 +266,9 @@ pub(crate) fn warnings(issuance: &cert_api::Issuance) -> Vec<String> {
         if let Some(Err(error)) = SubjectOverride::of(options).map(|subject| subject.name()) {
             warnings.push(format!("cert_issuance.{id:?}: the subject cannot be used: {error}"));
         }
+        if options.method == Method::LocalCa && issuance.local_ca.is_none() {
+            warnings.push(format!("cert_issuance.{id:?} has the method local_ca, {}", NotIssued::NoLocalCa));
+        }
         for key in options.unknown.keys() {
             warnings.push(format!("cert_issuance.{id:?}.{key} is not a known setting and is ignored"));
         }

@@ -65,24 +65,57 @@ fn certs_70_71_changes_at_run_time() {
     assert!(certd.is_running());
 }
 
+/// What is accepted and warned about, and the warnings.
+const DOUBTFUL: &str = "
+unknown = 1
+[cert_issuance.est]
+username = 'only'
+trusted_certs = ['nowhere']
+[cert_issuance.est.auth]
+password = 'x'
+[cert_issuance.est.urls]
+default = 'http://host/'
+[cert_issuance.a]
+method = 'est'
+typo = 1
+subject = { O = 5 }
+[cert_issuance.b]
+method = 'local_ca'
+subject = { C = 'DEU' }
+[preloaded_certs]
+web = 'https://host/a.pem'
+self = ['self']
+";
+const DOUBTS: [&str; 12] = [
+    "unknown is not a known setting",
+    "cert_issuance.est has an incomplete authentication",
+    "cert_issuance.est.auth is not a known setting and is ignored; its keys belong directly",
+    "urls.\"default\" is an http URL",
+    "there is no certificate \"nowhere\"",
+    "cert_issuance.\"a\".typo is not a known setting",
+    "cert_issuance.\"a\".subject has a value that is no text",
+    "the certificate \"a\" cannot be issued over EST",
+    "cert_issuance.\"b\" has the method local_ca, there is no [cert_issuance.local_ca]",
+    "cert_issuance.\"b\": the subject cannot be used",
+    "preloaded_certs.\"web\": https://host/a.pem is no file",
+    "preloaded_certs.\"self\": the bundle contains itself",
+];
+
 #[test]
 fn what_was_perhaps_not_meant_is_said() {
-    let certd = Setup::new(&CERTD)
-        .config(
-            "unknown = 1\n[cert_issuance.est]\nusername = 'only'\n[cert_issuance.est.auth]\npassword = 'x'\n\
-             [cert_issuance.est.urls]\ndefault = 'http://host/'\n[cert_issuance.a]\nmethod = 'est'\ntypo = 1\n\
-             subject = { O = 5 }",
-        )
-        .start();
-    for wanted in [
-        "unknown is not a known setting",
-        "cert_issuance.est has an incomplete authentication",
-        "cert_issuance.est.auth is not a known setting and is ignored; its keys belong directly",
-        "urls.\"default\" is an http URL",
-        "cert_issuance.\"a\".typo is not a known setting",
-        "cert_issuance.\"a\".subject has a value that is no text",
-        "the certificate \"a\" cannot be issued over EST",
-    ] {
+    let certd = Setup::new(&CERTD).config(DOUBTFUL).start();
+    for wanted in DOUBTS {
         certd.wait_for_log(BOUND, |line| line.starts_with("<4>") && line.contains(wanted));
+    }
+}
+
+#[test]
+fn a_check_of_the_configuration_says_what_a_start_says() {
+    let check = ["sh", "-c", r#"exec "$@" --check-config"#, "sh"];
+    let ended = Setup::new(&CERTD).config(DOUBTFUL).wrapper(check).start_and_end();
+    assert!(ended.status.success(), "{}", ended.log);
+    for wanted in DOUBTS {
+        let is_said = ended.log.lines().any(|line| line.starts_with("<4>") && line.contains(wanted));
+        assert!(is_said, "{wanted} in {}", ended.log);
     }
 }
