@@ -111,6 +111,10 @@ impl Daemon for Identityd {
         Ok(())
     }
 
+    fn warn(config: &Config) {
+        drop(modules_of(&Principals::new(&config.principal)));
+    }
+
     async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let home = Home::open(&config.homedir)?;
         let proxy = ProxyRules::from_env().map_err(Error::Proxy)?;
@@ -173,17 +177,23 @@ impl Daemon for Identityd {
     }
 }
 
+/// The modules that principals get; what cannot be the name of one is told.
+fn modules_of(principals: &Principals) -> BTreeSet<String> {
+    let mut modules = principals.modules().clone();
+    modules.retain(|name| match ModuleId::parse(name) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!("a [[principal]] gets no module: {error}");
+            false
+        }
+    });
+    modules
+}
+
 impl Settings {
     fn new(config: Config) -> Self {
         let principals = Principals::new(&config.principal);
-        let mut modules = principals.modules().clone();
-        modules.retain(|name| match ModuleId::parse(name) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!("a [[principal]] gets no module: {error}");
-                false
-            }
-        });
+        let modules = modules_of(&principals);
         Self { config, principals, modules }
     }
 }
