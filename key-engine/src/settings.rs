@@ -47,7 +47,7 @@ impl Settings {
             let seconds = timeout.trim().parse().ok().filter(|seconds| SECONDS.contains(seconds));
             self.limit = seconds
                 .map(Duration::from_secs)
-                .ok_or(Error::Refused("the timeout of the provider aziot must be 1 to 600 seconds"))?;
+                .ok_or(Error::Refused("the timeout must be 1 to 600 seconds"))?;
         }
         if let Some(debug) = debug.filter(|debug| !debug.is_empty()) {
             self.debug = Some(debug.into());
@@ -101,5 +101,8 @@ mod tests {
             let expected = expected.map(|(socket, limit)| (socket.to_owned(), limit));
             assert_eq!(with(socket, timeout), expected, "{socket} {timeout}");
         }
+        let never = Overrides { timeout: Some("0".into()), ..Overrides::default() };
+        let error = Settings::default().with(never).unwrap_err().to_string();
+        assert!(error.contains("timeout") && !error.contains("provider"), "the engine says it too: {error}");
     }
 }

@@ -54,10 +54,13 @@ impl KeyName {
 }
 
 impl fmt::Display for KeyName {
-    /// Names the key to people; a handle is not shown.
+    /// Names the key to people; a handle is not shown, and of a very long id the beginning.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Id(id) => write!(f, "the key {id:?}"),
+            Self::Id(id) => match id.char_indices().nth(SHOWN) {
+                Some((end, _)) => write!(f, "the key {:?}…", &id[..end]),
+                None => write!(f, "the key {id:?}"),
+            },
             Self::Handle(_) => f.write_str("the key of the given handle"),
         }
     }
@@ -94,6 +97,8 @@ fn by_id(rest: &str) -> Result<KeyUri, Error> {
 }
 
 const SCHEME: &str = "aziot:";
+/// Characters of an id that are shown.
+const SHOWN: usize = 100;
 /// All but the unreserved characters of RFC 3986, 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -141,6 +146,13 @@ mod tests {
         {
             assert_eq!(KeyUri::parse(&name.to_uri()).unwrap().name, name);
         }
+    }
+
+    #[test]
+    fn of_a_long_id_the_beginning_is_shown() {
+        let shown = |length| KeyName::Id("é".repeat(length)).to_string();
+        assert_eq!(shown(100), format!("the key {:?}", "é".repeat(100)));
+        assert_eq!(shown(101), format!("{}…", shown(100)));
     }
 
     #[test]

@@ -31,12 +31,28 @@ pub(crate) fn configure(overrides: Overrides) -> Result<(), Error> {
 
 /// The key that `id` names: a handle, verbatim, or an `aziot:` URI.
 pub(crate) fn load(id: &str) -> Result<RemoteKey, Error> {
-    let name = match id {
-        "" => return Err(Error::BadUri("the key id is empty")),
-        uri if uri.starts_with("aziot:") => KeyUri::parse(uri)?.name,
-        handle => KeyName::Handle(Zeroizing::new(handle.to_owned())),
-    };
-    RemoteKey::load(keyd()?, name)
+    RemoteKey::load(keyd()?, named(id)?.name)
+}
+
+/// The same, unless the URI is for the public part only.
+pub(crate) fn load_private(id: &str) -> Result<RemoteKey, Error> {
+    match named(id)? {
+        KeyUri { public_only: true, .. } => Err(Error::Refused(
+            "the URI names the public part of a key (?type=public), and the private is wanted",
+        )),
+        KeyUri { name, public_only: false } => RemoteKey::load(keyd()?, name),
+    }
+}
+
+fn named(id: &str) -> Result<KeyUri, Error> {
+    match id {
+        "" => Err(Error::BadUri("the key id is empty")),
+        uri if uri.starts_with("aziot:") => KeyUri::parse(uri),
+        handle => {
+            let name = KeyName::Handle(Zeroizing::new(handle.to_owned()));
+            Ok(KeyUri { name, public_only: false })
+        }
+    }
 }
 
 /// `RSA_private_encrypt`: a signature. `public` is the public operation.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::evp::{Md, PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, NO_PADDING, without_properties};
+use super::keydata::{KeyData, Kind, NO_PADDING, set_params};
 use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{END, entry, slice};
 use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorithm};
@@ -64,7 +64,7 @@ impl Ciphering {
     }
 
     fn set(&mut self, params: &[Param]) -> Result<(), Error> {
-        if params.is_empty() { Ok(()) } else { self.ctx()?.set(&without_properties(params)) }
+        set_params(self.ctx()?, params)
     }
 
     fn ctx(&self) -> Result<&PkeyCtx, Error> {

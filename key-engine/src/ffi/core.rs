@@ -85,7 +85,7 @@ impl Core {
             return;
         };
         // It is a format: no directive may be left in it.
-        let text = text.replace('%', "%%").replace(['\n', '\0'], " ");
+        let text = text.replace('%', "%%");
         let Ok(format) = CString::new(text) else { return };
         let mut no_arguments = VaList([0; 8]);
         // SAFETY: the handle is the provider's own.

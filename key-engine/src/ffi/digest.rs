@@ -14,7 +14,7 @@ impl Md {
     pub(super) fn fetch(lib: &LibCtx, name: &CStr) -> Result<Self, Error> {
         // SAFETY: the context lives and the name ends.
         let md = unsafe { sys::EVP_MD_fetch(lib.as_ptr(), name.as_ptr(), ptr::null()) };
-        Self::owning(md, "find the digest")
+        Self::owning(md, "find the digest").map_err(|_| Error::Digest(name.to_string_lossy().into_owned()))
     }
 
     pub(super) fn name(&self) -> &str {

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
 use super::evp::{PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, without_properties};
+use super::keydata::{KeyData, Kind, set_params};
 use super::keymgmt::KeyType;
 use super::object::{Object, lend, release, status, with_mut, with_provider, with_ref};
 use super::params::{END, entry, find, slice};
@@ -65,7 +65,7 @@ impl Generation {
             }
         }
         let rest = params.iter().filter(|param| param.name() != ID_KEY).copied().collect::<Vec<_>>();
-        if rest.is_empty() { Ok(()) } else { self.ctx.set(&without_properties(&rest)) }
+        set_params(&self.ctx, &rest)
     }
 
     fn generate(&self) -> Result<KeyData, Error> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::evp::{Check, Pkey, PkeyCtx, Use};
-use super::params::{Builder, Built};
+use super::params::{Builder, find};
 use super::provider::Provider;
 use super::sys::{
     Param, SELECT_ALL, SELECT_DOMAIN, SELECT_KEYPAIR, SELECT_OTHER, SELECT_PRIVATE, SELECT_PUBLIC,
@@ -128,7 +128,7 @@ impl KeyData {
     /// The key whose selected parts may leave the provider.
     pub(super) fn exportable(&self, selection: c_int) -> Result<&Pkey, Error> {
         match selection & SELECT_PRIVATE != 0 && self.remote.is_some() {
-            true => Err(Error::Refused("the private key stays in keyd and cannot be exported")),
+            true => Err(Error::Stays),
             false => self.key.as_ref().ok_or(NO_KEY),
         }
     }
@@ -186,9 +186,15 @@ impl KeyData {
     }
 }
 
-/// `params` for the private library context: without property queries, which are meant for the caller's.
-pub(super) fn without_properties(params: &[Param]) -> Built {
-    Builder::filtered(params, |name| !name.to_bytes().ends_with(b"properties")).finish()
+/// Gives an operation its `params`, but no property queries, which are meant for the caller's library context. If they
+/// cannot be used and there is a digest among them, it is that.
+pub(super) fn set_params(ctx: &PkeyCtx, params: &[Param]) -> Result<(), Error> {
+    if params.is_empty() {
+        return Ok(());
+    }
+    let digest = [c"digest", c"mgf1-digest"].into_iter().find_map(|name| find(params, name)?.text());
+    let params = Builder::filtered(params, |name| !name.to_bytes().ends_with(b"properties")).finish();
+    ctx.set(&params).map_err(|error| digest.map_or(error, |name| Error::Digest(name.to_owned())))
 }
 
 const NO_KEY: Error = Error::Refused("there is no key yet");

@@ -134,7 +134,9 @@ impl Provider {
 
     /// Puts `error` with its causes on the error stack.
     pub(super) fn raise(&self, error: &Error) {
-        self.note(&chain(error));
+        if !matches!(error, Error::Stays) {
+            self.note(&chain(error));
+        }
         raise(&self.core, error);
     }
 
@@ -160,7 +162,7 @@ impl Provider {
 }
 
 fn raise(core: &Core, error: &Error) {
-    core.raise(error.reason(), &chain(error));
+    core.raise(error.reason(), &error.stack_text());
 }
 
 /// The settings of a module: defaults, configuration, environment.

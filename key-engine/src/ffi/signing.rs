@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::evp::{Md, MdCtx, PkeyCtx, Use};
-use super::keydata::{KeyData, Kind, NO_PADDING, without_properties};
+use super::keydata::{KeyData, Kind, NO_PADDING, set_params};
 use super::object::Object;
 use super::params::{Builder, find};
 use super::provider::Provider;
@@ -61,7 +61,8 @@ impl Signing {
         self.digest = None;
         if let Some(name) = digest {
             let text = name.to_str().map_err(|_| Error::Refused("the name of the digest is no text"))?;
-            self.ctx()?.set(&Builder::default().text(c"digest", text).finish())?;
+            let refused = |_| Error::Digest(text.to_owned());
+            self.ctx()?.set(&Builder::default().text(c"digest", text).finish()).map_err(refused)?;
             let md = Md::fetch(&self.provider.lib, name)?;
             self.digest = Some(MdCtx::new(&md)?);
             self.md = Some(md);
@@ -80,10 +81,7 @@ impl Signing {
             }
             self.md = Some(md);
         }
-        match params.is_empty() {
-            true => Ok(()),
-            false => self.ctx()?.set(&without_properties(params)),
-        }
+        set_params(self.ctx()?, params)
     }
 
     /// The operation with the parameters.

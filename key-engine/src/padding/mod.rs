@@ -23,12 +23,12 @@ pub trait Hash {
 /// `digest`, made by the function that OpenSSL calls `name`, as PKCS #1 v1.5 signs it: a DER DigestInfo, or the bare
 /// bytes for the MD5-SHA1 of old TLS.
 pub fn digest_info(name: &str, digest: &[u8]) -> Result<Vec<u8>, Error> {
-    let name = name.to_ascii_uppercase();
-    if name == "MD5-SHA1" {
+    let upper = name.to_ascii_uppercase();
+    if upper == "MD5-SHA1" {
         return Ok(digest.to_vec());
     }
-    let found = DIGESTS.iter().find(|(names, _)| names.contains(&name.as_str()));
-    let (_, oid) = found.ok_or(Error::Refused("PKCS #1 signatures are not defined for this digest"))?;
+    let found = DIGESTS.iter().find(|(names, _)| names.contains(&upper.as_str()));
+    let (_, oid) = found.ok_or_else(|| Error::Digest(name.to_owned()))?;
     let algorithm = [&[0x06, short(oid)], *oid, &[0x05, 0]].concat();
     let octets = [&[0x04, short(digest)], digest].concat();
     let content = [&[0x30, short(&algorithm)], algorithm.as_slice(), &octets].concat();

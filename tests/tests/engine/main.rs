@@ -14,6 +14,7 @@ mod making;
 mod memory;
 mod programs;
 mod provider;
+mod refusals;
 mod rotation;
 mod speed;
 mod stores;

@@ -33,7 +33,8 @@ pub(super) unsafe extern "C" fn load_private(
 ) -> *mut EVP_PKEY {
     let load = || {
         // SAFETY: null or a C string.
-        let remote = Arc::new(unsafe { remote(id) }?);
+        let id = unsafe { text(id) }?;
+        let remote = Arc::new(keys::load_private(id)?);
         let key = match remote.public() {
             PublicKey::Ec { curve, point } => {
                 let key = public_ec(*curve, point).map_err(|_| FAILED)?;
@@ -63,7 +64,8 @@ pub(super) unsafe extern "C" fn load_public(
 ) -> *mut EVP_PKEY {
     let load = || {
         // SAFETY: null or a C string.
-        let key = match unsafe { remote(id) }?.public() {
+        let id = unsafe { text(id) }?;
+        let key = match keys::load(id)?.public() {
             PublicKey::Ec { curve, point } => public_ec(*curve, point).and_then(PKey::from_ec_key),
             PublicKey::Rsa { modulus, exponent } => public_rsa(modulus, exponent).and_then(PKey::from_rsa),
         };
@@ -73,14 +75,14 @@ pub(super) unsafe extern "C" fn load_public(
 }
 
 /// # Safety
-/// `id` is null or a C string.
-unsafe fn remote(id: *const c_char) -> Result<RemoteKey, Error> {
+/// `id` is null or a C string that lives as long as `'a`.
+unsafe fn text<'a>(id: *const c_char) -> Result<&'a str, Error> {
     if id.is_null() {
         return Err(Error::BadUri("the key id is missing"));
     }
     // SAFETY: as promised by the caller.
     let id = unsafe { CStr::from_ptr(id) };
-    keys::load(id.to_str().map_err(|_| Error::BadUri("the key id is not UTF-8"))?)
+    id.to_str().map_err(|_| Error::BadUri("the key id is not UTF-8"))
 }
 
 fn public_ec(curve: Curve, point: &[u8]) -> Result<EcKey<Public>, ErrorStack> {

@@ -188,8 +188,7 @@ fn guarded<R>(function: impl FnOnce() -> Result<R, Error>) -> Option<R> {
 
 /// Puts `error` with its causes on the error stack of the thread.
 fn raise(error: &Error) {
-    let text = key_engine::chain(error).replace(['\n', '\0'], " ");
-    let text = CString::new(text).unwrap_or_default();
+    let text = CString::new(error.stack_text()).unwrap_or_default();
     let reason = c_int::try_from(error.reason()).unwrap_or_default();
     let library = error_library();
     // SAFETY: no precondition.
