@@ -18,7 +18,7 @@ use std::sync::{Arc, RwLock};
 use key_api::{AziotKeys, Config, KeyUsage, PreloadedUri, TokenUri};
 
 use super::pkcs11::{Place, TokenKey, TokenPair, Tokens};
-use super::{FileStore, Gate, KeyPair, KeyStore, SymmetricKey, Task};
+use super::{Fault, FileStore, Gate, KeyPair, KeyStore, SymmetricKey, Task};
 use crate::Error;
 use crate::algorithm::Preferences;
 use crate::error::Internal;
@@ -99,6 +99,9 @@ impl LocatedStore {
                     return Ok(Search::Found(found));
                 }
                 Err(Error::NoSuchKey(_)) => self.keys.forget(id),
+                Err(error) if self.has_file(place) && is_hidden(&error) => {
+                    return self.files.load_key(key).map(Search::Found).map_err(|_| error);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -119,6 +122,9 @@ impl LocatedStore {
                     return Ok(Search::Found(found));
                 }
                 Err(Error::NoSuchKey(_)) => self.pairs.forget(id),
+                Err(error) if self.has_file(place) && is_hidden(&error) => {
+                    return self.files.load_pair(key).map(Search::Found).map_err(|_| error);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -144,6 +150,11 @@ impl LocatedStore {
         tracing::warn!("the token {token} cannot keep or use the key {id}, which is kept in a file instead");
         Ok(())
     }
+}
+
+/// Whether a token may have a key, but does not show it without a login: then a file is used as before, if there is one.
+fn is_hidden(error: &Error) -> bool {
+    matches!(error, Error::TokenUnavailable { fault, .. } if matches!(**fault, Fault::PinMissing))
 }
 
 /// What is found of a key in the places where it may be.

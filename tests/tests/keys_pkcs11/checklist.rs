@@ -248,6 +248,7 @@ fn keys_52_a_base_slot_that_is_not_there_ends_the_start() {
         assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
         let errors: String = ended.log.lines().filter(|line| line.starts_with("<3>")).collect();
         assert!(errors.contains(said) && !errors.contains("4711"), "{said}: {}", ended.log);
+        assert!(!ended.log.contains("made ready anew"), "that does not bring it: {}", ended.log);
     }
 }
 

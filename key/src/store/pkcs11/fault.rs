@@ -160,7 +160,7 @@ impl Fault {
 
     /// Whether the PIN is at fault.
     pub(super) fn is_of_pin(&self) -> bool {
-        matches!(self, Self::NoPin { .. } | Self::PinRefused(_) | Self::LastTry)
+        matches!(self, Self::NoPin { .. } | Self::PinMissing | Self::PinRefused(_) | Self::LastTry)
     }
 
     /// Whether the token does not know a mechanism.

@@ -32,12 +32,15 @@ pub(in crate::store) struct TokenPair {
     public: Public,
 }
 
+/// How an object is found by its name.
+type Find = fn(&Call<'_>, &ObjectName) -> Result<Option<ObjectHandle>, Fault>;
+
 /// An object that was found once.
 struct Object {
     id: KeyId,
     token: Arc<Token>,
     name: ObjectName,
-    find: fn(&Session, &ObjectName) -> Result<Option<ObjectHandle>, Fault>,
+    find: Find,
     /// Its handle, and the incarnation of the token in which it is one.
     handle: Mutex<Option<(Incarnation, ObjectHandle)>>,
     is_gone: AtomicBool,
@@ -59,8 +62,8 @@ impl TokenKey {
 impl TokenPair {
     /// The pair `id`, which is on `token` as `name` and has this public half.
     pub(super) fn new(id: &KeyId, token: &Arc<Token>, name: &ObjectName, public: Public) -> Self {
-        let find = |session: &Session, name: &ObjectName| {
-            Ok(pairs::find_pair(session, name)?.map(|halves| halves.private))
+        let find = |call: &Call<'_>, name: &ObjectName| {
+            Ok(pairs::find_pair(call, name)?.map(|halves| halves.private))
         };
         Self { object: Arc::new(Object::new(id, token, name, find)), public }
     }
@@ -154,12 +157,7 @@ impl KeyPair for TokenPair {
 }
 
 impl Object {
-    fn new(
-        id: &KeyId,
-        token: &Arc<Token>,
-        name: &ObjectName,
-        find: fn(&Session, &ObjectName) -> Result<Option<ObjectHandle>, Fault>,
-    ) -> Self {
+    fn new(id: &KeyId, token: &Arc<Token>, name: &ObjectName, find: Find) -> Self {
         let (id, token, name) = (id.clone(), Arc::clone(token), name.clone());
         Self { id, token, name, find, handle: Mutex::default(), is_gone: AtomicBool::new(false) }
     }
@@ -203,7 +201,7 @@ impl Object {
     }
 
     fn find(&self, call: &Call<'_>) -> Result<ObjectHandle, Fault> {
-        let found = (self.find)(call.session, &self.name)?;
+        let found = (self.find)(call, &self.name)?;
         *self.handle.lock().expect("no panic while held") = found.map(|handle| (call.incarnation, handle));
         found.ok_or_else(|| {
             self.is_gone.store(true, Ordering::Relaxed);

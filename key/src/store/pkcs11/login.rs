@@ -16,6 +16,17 @@ use super::instance::Ready;
 use super::pin::{self, Digest};
 use super::refused::Refused;
 
+/// What a session may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is logged in.
+    User,
+    /// There is no PIN, and the token asks for none.
+    Free,
+    /// There is no PIN, and the token hides what is private.
+    Public,
+}
+
 /// The logins to all tokens of a library.
 pub(super) struct Logins {
     by_token: Mutex<HashMap<String, Arc<Login>>>,
@@ -46,25 +57,26 @@ impl Logins {
     }
 
     /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the PIN from `source`, or by one that came with
-    /// another of its names; whether there is one.
+    /// another of its names.
     pub(super) fn log_in(
         &self,
         ready: &Ready,
         (name, slot): (&TokenName, Slot),
         session: &Session,
         source: Option<&PinSource>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Standing, Fault> {
         let info = ready.library().get_token_info(slot).map_err(Fault::said("tell about the token"))?;
         let token = identity(&info);
         let login = self.of(&token);
         let turn = login.turn(ready.epoch());
         let _turn = turn.lock().expect("no panic while held");
-        let state = session.get_session_info().map_err(Fault::said("tell about a session"))?;
-        if matches!(state.session_state(), SessionState::RwUser | SessionState::RwSecurityOfficer) {
-            return Ok(true);
+        if is_logged_in(session)? {
+            return Ok(Standing::User);
         }
         let worked = || login.known().worked.clone().map(|(_, source)| source);
-        let Some(source) = source.cloned().or_else(worked) else { return Ok(false) };
+        let Some(source) = source.cloned().or_else(worked) else {
+            return Ok(if info.login_required() { Standing::Public } else { Standing::Free });
+        };
         let pin = pin::read(&source)?;
         let digest = pin::digest(&pin);
         self.may_be_tried(&mut login.known(), (name, &info), &pin)?;
@@ -78,7 +90,7 @@ impl Logins {
             if let Some(refused) = &self.refused {
                 refused.forget(&token);
             }
-            return Ok(true);
+            return Ok(Standing::User);
         };
         let Some(why) = refusal(&fault) else { return Err(fault) };
         login.known().refused.push((digest, why));
@@ -137,6 +149,12 @@ impl Login {
         }
         Arc::clone(&turn.1)
     }
+}
+
+/// Whether `session` is logged in, be it by another one: a login counts for all sessions of this process with the token.
+pub(super) fn is_logged_in(session: &Session) -> Result<bool, Fault> {
+    let state = session.get_session_info().map_err(Fault::said("tell about a session"))?;
+    Ok(matches!(state.session_state(), SessionState::RwUser | SessionState::RwSecurityOfficer))
 }
 
 /// What makes a token the same one under another name and after a restart, on one line.

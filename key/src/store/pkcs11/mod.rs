@@ -98,7 +98,7 @@ impl Tokens {
     /// started again and again lock the token.
     pub(super) fn connect(&self, uri: &TokenUri) -> Result<(), Error> {
         let token = self.token(uri);
-        match token.call(START, |_| Ok(())) {
+        match token.call(START, |call| call.sees_all()) {
             Ok(()) => Ok(()),
             Err(fault) if fault.is_of_pin() => {
                 tracing::error!("keys on the token {} cannot be used: {fault}", token.name());
@@ -131,7 +131,7 @@ impl Place {
     /// The symmetric key at this place.
     pub(super) fn load_key(&self, id: &KeyId) -> Result<Arc<TokenKey>, Error> {
         let name = self.name.clone();
-        let find = self.token.call(LOOK, move |call| objects::find_key(call.session, &name));
+        let find = self.token.call(LOOK, move |call| objects::find_key(call, &name));
         match find {
             Ok(Some(_)) => Ok(Arc::new(TokenKey::new(id, &self.token, &self.name))),
             Ok(None) => Err(Error::NoSuchKey(id.clone())),
@@ -143,7 +143,7 @@ impl Place {
     pub(super) fn load_pair(&self, id: &KeyId) -> Result<Arc<TokenPair>, Error> {
         let name = self.name.clone();
         let find = self.token.call(LOOK, move |call| {
-            let halves = pairs::find_pair(call.session, &name)?;
+            let halves = pairs::find_pair(call, &name)?;
             halves.map(|halves| public::public(call.session, halves)).transpose()
         });
         match find {
@@ -161,8 +161,7 @@ impl Place {
     /// Makes a symmetric key unless there is one; whether the token can keep and use it.
     pub(super) fn create_key(&self, id: &KeyId, usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
-        let create =
-            self.token.call(GENERATE, move |call| objects::generate_key(call.session, &name, purpose));
+        let create = self.token.call(GENERATE, move |call| objects::generate_key(call, &name, purpose));
         create.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
@@ -171,25 +170,21 @@ impl Place {
     pub(super) fn import_key(&self, id: &KeyId, bytes: &[u8], usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
         let bytes = Zeroizing::new(bytes.to_vec());
-        let import =
-            self.token.call(LOOK, move |call| objects::import_key(call.session, &name, purpose, &bytes));
+        let import = self.token.call(LOOK, move |call| objects::import_key(call, &name, purpose, &bytes));
         import.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
     /// Destroys a symmetric key; it may be missing.
     pub(super) fn delete_key(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call(LOOK, move |call| match objects::find_key(call.session, &name)? {
-            Some(key) => objects::destroy(call.session, key),
-            None => Ok(()),
-        });
+        let delete = self.token.call(LOOK, move |call| objects::destroy_key(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
     /// Makes a key pair unless there is one, by the most wanted algorithm that the token can.
     pub(super) fn create_pair(&self, id: &KeyId, preferences: &Preferences) -> Result<(), Error> {
         let (name, algorithms) = (self.name.clone(), preferences.iter().collect::<Vec<_>>());
-        let make = self.token.call(GENERATE, move |call| pairs::make_pair(call.session, &name, &algorithms));
+        let make = self.token.call(GENERATE, move |call| pairs::make_pair(call, &name, &algorithms));
         match make {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::NoTokenAlgorithm(id.clone())),
@@ -200,7 +195,7 @@ impl Place {
     /// Destroys a key pair; it may be missing.
     pub(super) fn delete_pair(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call(LOOK, move |call| pairs::destroy_pair(call.session, &name));
+        let delete = self.token.call(LOOK, move |call| pairs::destroy_pair(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
@@ -208,8 +203,7 @@ impl Place {
     pub(super) fn move_pair(&self, id: &KeyId, to: &Self) -> Result<(), Error> {
         let (from, to) = (self.name.clone(), to.name.clone());
         let has_begun = AtomicBool::new(false);
-        let relocate =
-            self.token.call(LOOK, move |call| pairs::move_pair(call.session, &from, &to, &has_begun));
+        let relocate = self.token.call(LOOK, move |call| pairs::move_pair(call, &from, &to, &has_begun));
         match relocate {
             Ok(()) => Ok(()),
             Err(Fault::NoObject) => Err(Internal::NothingToMove(id.clone()).into()),

@@ -7,6 +7,7 @@ use cryptoki::session::Session;
 use key_api::{KeyUsage, ObjectName};
 
 use super::fault::Fault;
+use super::token::Call;
 use super::use_key;
 use crate::algorithm::Algorithm;
 use crate::store::{P256, P384};
@@ -61,9 +62,12 @@ pub(super) fn find(
     Ok(found.into_iter().next())
 }
 
-/// The symmetric key of this name.
-pub(super) fn find_key(session: &Session, name: &ObjectName) -> Result<Option<ObjectHandle>, Fault> {
-    find(session, ObjectClass::SECRET_KEY, name)
+/// The symmetric key of this name. A fault if the token may hide one.
+pub(super) fn find_key(call: &Call<'_>, name: &ObjectName) -> Result<Option<ObjectHandle>, Fault> {
+    match find(call.session, ObjectClass::SECRET_KEY, name)? {
+        Some(key) => Ok(Some(key)),
+        None => call.sees_all().map(|()| None),
+    }
 }
 
 /// The halves of this name that there are: public, private.
@@ -75,10 +79,11 @@ pub(super) fn find_halves(
 }
 
 /// Makes a symmetric key unless there is one of this name.
-pub(super) fn generate_key(session: &Session, name: &ObjectName, purpose: Purpose) -> Result<Kept, Fault> {
-    if find_key(session, name)?.is_some() {
+pub(super) fn generate_key(call: &Call<'_>, name: &ObjectName, purpose: Purpose) -> Result<Kept, Fault> {
+    if find_key(call, name)?.is_some() {
         return Ok(Kept::Yes);
     }
+    let session = call.session;
     let generate = |mechanism, key_type, length: u64| {
         let mut template = secret_template(name, purpose, key_type);
         template.extend([Attribute::Verify(true), Attribute::ValueLen(length.into())]);
@@ -99,12 +104,13 @@ pub(super) fn generate_key(session: &Session, name: &ObjectName, purpose: Purpos
 /// Puts the bytes of a symmetric key in the place of the one that may be there. The old one goes only when the new one
 /// works; if the token does not take the new one, the old one stays.
 pub(super) fn import_key(
-    session: &Session,
+    call: &Call<'_>,
     name: &ObjectName,
     purpose: Purpose,
     bytes: &[u8],
 ) -> Result<Kept, Fault> {
-    let old = find_key(session, name)?;
+    call.sees_all()?;
+    let (session, old) = (call.session, find_key(call, name)?);
     let key_type = match purpose {
         Purpose::Mac => KeyType::GENERIC_SECRET,
         Purpose::Cipher => KeyType::AES,
@@ -128,6 +134,12 @@ pub(super) fn import_key(
         destroy(session, old)?;
     }
     Ok(kept)
+}
+
+/// Destroys the symmetric key of this name; it may be missing.
+pub(super) fn destroy_key(call: &Call<'_>, name: &ObjectName) -> Result<(), Fault> {
+    call.sees_all()?;
+    find_key(call, name)?.map_or(Ok(()), |key| destroy(call.session, key))
 }
 
 /// Makes a key pair by the first algorithm that the token can; `None` if it can none of them.

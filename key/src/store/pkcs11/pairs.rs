@@ -12,38 +12,54 @@ use key_api::ObjectName;
 
 use super::fault::Fault;
 use super::objects::{self, Halves, destroy, find, find_halves, relabel};
+use super::token::Call;
 use crate::algorithm::Algorithm;
 
-/// The pair of this name.
-pub(super) fn find_pair(session: &Session, name: &ObjectName) -> Result<Option<Halves>, Fault> {
-    match find_halves(session, name)? {
+/// The pair of this name. A fault if the token may hide the private half.
+pub(super) fn find_pair(call: &Call<'_>, name: &ObjectName) -> Result<Option<Halves>, Fault> {
+    match find_halves(call.session, name)? {
         (Some(public), Some(private)) => Ok(Some(Halves { public, private })),
-        (public, private) => put_back(session, name, public, private),
+        (public, private) => {
+            call.sees_all()?;
+            put_back(call.session, name, public, private)
+        }
     }
 }
 
-/// Makes a pair unless there is one; whether there is one then. Half a pair makes room: a private key is kept under
-/// another label.
-pub(super) fn make_pair(
-    session: &Session,
-    name: &ObjectName,
-    algorithms: &[Algorithm],
-) -> Result<bool, Fault> {
-    if find_pair(session, name)?.is_some() {
+/// Makes a pair unless there is one; whether there is one then. Half a pair makes room, but only when there is a new one:
+/// a private key is kept under another label, and a public key, which is of no use alone, goes.
+pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithms: &[Algorithm]) -> Result<bool, Fault> {
+    if find_pair(call, name)?.is_some() {
         return Ok(true);
     }
+    let session = call.session;
     let (public, private) = find_halves(session, name)?;
-    if let Some(private) = private {
-        set_aside(session, name, private)?;
+    let half = private.or(public);
+    if let Some(half) = half {
+        relabel(session, half, &corrupt(name)?)?;
     }
-    if let Some(public) = public {
-        destroy(session, public)?;
+    let made = objects::generate_pair(session, name, algorithms);
+    match (half, &made) {
+        (None, _) => {}
+        (Some(half), Ok(Some(_))) if private.is_none() => {
+            if let Err(fault) = destroy(session, half) {
+                tracing::warn!("half a key pair is left on the token: {fault}");
+            }
+        }
+        (Some(_), Ok(Some(_))) => tell_aside(name),
+        (Some(half), Ok(None) | Err(_)) => {
+            if let Err(fault) = relabel(session, half, name.label.as_deref().unwrap_or_default()) {
+                tracing::warn!("half the key pair {} has another label now: {fault}", shown(name));
+            }
+        }
     }
-    Ok(objects::generate_pair(session, name, algorithms)?.is_some())
+    Ok(made?.is_some())
 }
 
 /// Destroys what there is of a pair.
-pub(super) fn destroy_pair(session: &Session, name: &ObjectName) -> Result<(), Fault> {
+pub(super) fn destroy_pair(call: &Call<'_>, name: &ObjectName) -> Result<(), Fault> {
+    call.sees_all()?;
+    let session = call.session;
     for name in [Some(name.clone()), parked(name)].into_iter().flatten() {
         let (public, private) = find_halves(session, &name)?;
         [private, public].into_iter().flatten().try_for_each(|half| destroy(session, half))?;
@@ -55,7 +71,7 @@ pub(super) fn destroy_pair(session: &Session, name: &ObjectName) -> Result<(), F
 /// is that there is no object, and nothing has been done. `has_begun` is false at first, and is kept by the caller over
 /// repetitions after a fault of the session.
 pub(super) fn move_pair(
-    session: &Session,
+    call: &Call<'_>,
     from: &ObjectName,
     to: &ObjectName,
     has_begun: &AtomicBool,
@@ -63,13 +79,15 @@ pub(super) fn move_pair(
     let (Some(from_label), Some(to_label), Some(aside)) = (&from.label, &to.label, parked(to)) else {
         return Err(Fault::Unusable("a key pair without a label cannot be moved"));
     };
+    call.sees_all()?;
+    let session = call.session;
     let aside_label = aside.label.clone().unwrap_or_default();
     if has_begun.load(Ordering::Relaxed) && finish(session, from, to)? {
         return clear(session, &aside);
     }
-    let source = find_pair(session, from)?.ok_or(Fault::NoObject)?;
+    let source = find_pair(call, from)?.ok_or(Fault::NoObject)?;
     // What is parked for a whole pair is left of a move that was done but for the end.
-    if find_pair(session, to)?.is_some() {
+    if find_pair(call, to)?.is_some() {
         clear(session, &aside)?;
     }
     has_begun.store(true, Ordering::Relaxed);
@@ -141,17 +159,25 @@ fn put_back(
 
 /// Keeps half a pair under a label where nobody looks for it.
 fn set_aside(session: &Session, name: &ObjectName, half: ObjectHandle) -> Result<(), Fault> {
-    let Some(label) = &name.label else {
-        return Err(Fault::Unusable("a private key without its public key is in the way"));
-    };
-    let label = [label, CORRUPT].concat();
-    relabel(session, half, &label)?;
-    tracing::error!(
-        "the key pair {} was incomplete; the half of it is kept with the label {}",
-        shown(name),
-        String::from_utf8_lossy(&label)
-    );
+    relabel(session, half, &corrupt(name)?)?;
+    tell_aside(name);
     Ok(())
+}
+
+fn tell_aside(name: &ObjectName) {
+    let label = corrupt(name).unwrap_or_default();
+    let label = String::from_utf8_lossy(&label);
+    tracing::error!(
+        "the key pair {} was incomplete; the half of it is kept with the label {label}",
+        shown(name)
+    );
+}
+
+/// The label of half a pair that is in the way.
+fn corrupt(name: &ObjectName) -> Result<Vec<u8>, Fault> {
+    let label =
+        name.label.as_deref().ok_or(Fault::Unusable("half a key pair, without a label, is in the way"))?;
+    Ok([label, CORRUPT].concat())
 }
 
 fn clear(session: &Session, name: &ObjectName) -> Result<(), Fault> {

@@ -18,6 +18,7 @@ use key_api::{PinSource, TokenName};
 use super::back_off::BackOff;
 use super::fault::{Fault, Remedy};
 use super::instance::Ready;
+use super::login::{Standing, is_logged_in};
 use super::module::Module;
 use super::queue::{Outcome, Queue};
 use super::reply::Reply;
@@ -51,6 +52,18 @@ pub(super) struct Call<'c> {
     pub(super) session: &'c Session,
     /// Object handles of other incarnations are void.
     pub(super) incarnation: Incarnation,
+    standing: Standing,
+}
+
+impl Call<'_> {
+    /// A fault if the token hides private objects for want of a login: then what is not found may be there all the same.
+    pub(super) fn sees_all(&self) -> Result<(), Fault> {
+        match self.standing {
+            Standing::User | Standing::Free => Ok(()),
+            Standing::Public if is_logged_in(self.session)? => Ok(()),
+            Standing::Public => Err(Fault::PinMissing),
+        }
+    }
 }
 
 /// In what state of the library and the token an object handle was given.
@@ -82,8 +95,8 @@ impl From<Fault> for Failure {
 struct Seated {
     epoch: u64,
     session: Session,
-    /// Whether there was a PIN for it.
-    has_pin: bool,
+    /// How it was opened; it may have been logged in since.
+    standing: Standing,
 }
 
 impl Token {
@@ -255,12 +268,12 @@ impl Token {
         let incarnation = Incarnation { epoch: ready.epoch(), changes };
         // A session of another epoch is gone, whatever its number means now.
         seat.session.take_if(|seated| seated.epoch != ready.epoch());
-        let Seated { session, has_pin, .. } = match &mut seat.session {
+        let &mut Seated { ref session, standing, .. } = match &mut seat.session {
             Some(seated) => seated,
             place => place.insert(self.open(ready)?),
         };
-        call(&Call { session, incarnation }).map_err(|fault| match fault.answer() {
-            Some(RvError::UserNotLoggedIn) if !*has_pin => Fault::PinMissing,
+        call(&Call { session, incarnation, standing }).map_err(|fault| match fault.answer() {
+            Some(RvError::UserNotLoggedIn) if standing != Standing::User => Fault::PinMissing,
             _ => fault,
         })
     }
@@ -274,7 +287,8 @@ impl Token {
     /// Whether a token that is missing may be found by making the library ready anew: not at the cost of other tokens,
     /// unless it was there before.
     fn may_come_back(&self, ready: &Ready, fault: &Fault) -> bool {
-        let is_missing = matches!(fault, Fault::NoToken { .. });
+        let is_missing =
+            matches!(fault, Fault::NoToken { .. }) || fault.answer() == Some(RvError::SlotIdInvalid);
         let was_there = self.was_there.load(Ordering::Relaxed);
         !is_missing
             || was_there
@@ -287,7 +301,7 @@ impl Token {
         let slot = self.slot(library, ready.epoch())?;
         let session = library.open_rw_session_no_drop(slot).map_err(Fault::said("open a session"))?;
         match self.module.logins().log_in(ready, (&self.name, slot), &session, self.pin.as_ref()) {
-            Ok(has_pin) => Ok(Seated { epoch: ready.epoch(), session, has_pin }),
+            Ok(standing) => Ok(Seated { epoch: ready.epoch(), session, standing }),
             Err(fault) => {
                 // Nobody else has it; if it cannot be closed it is gone.
                 let _ = session.close();
@@ -306,8 +320,8 @@ impl Token {
         let slot = find_slot(library, &self.name)?;
         if let Ok(info) = library.get_token_info(slot) {
             self.queue.allow_threads(sessions(&info));
+            self.was_there.store(true, Ordering::Relaxed);
         }
-        self.was_there.store(true, Ordering::Relaxed);
         *known() = Some((epoch, slot));
         Ok(slot)
     }
