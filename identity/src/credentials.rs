@@ -163,6 +163,14 @@ impl DeviceCredentials {
         }
     }
 
+    /// The same for somebody who wishes to be let in, and waits for what that takes.
+    pub(crate) async fn revive(&self) -> Result<(), Error> {
+        if let Self::Certificate(certificate) = self {
+            certificate.revive().await;
+        }
+        self.look_again().await
+    }
+
     /// Whether both are the same, so that one can stand for the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -95,6 +95,14 @@ pub(crate) async fn obtain(
     }
 }
 
+/// Somebody wishes to be let in: if the certificate's time is over, another one takes its place, as far as that can be had
+/// now. What fails is told by the renewal, which goes on if nobody waits for it any more.
+pub(crate) async fn revive(renewal: Arc<DeviceRenewal>) {
+    let revived = tokio::spawn(async move { renewal.revive().await });
+    // Whether it has helped is seen by whoever looks.
+    let _ = revived.await;
+}
+
 async fn open(
     certificate: &Certificate,
     slot: Slot,

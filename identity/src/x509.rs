@@ -92,6 +92,15 @@ impl DeviceCertificate {
         }
     }
 
+    /// See to it that there is one to show, if the one in use is over and is kept valid. May take as long as a renewal does.
+    pub(crate) async fn revive(&self) {
+        if self.good().is_none()
+            && let Some(renewal) = self.renewal()
+        {
+            renew::revive(renewal).await;
+        }
+    }
+
     /// Wait until it has been looked at once, if that does not take too long: both may be about to be made.
     pub(crate) async fn first_look(&self) {
         if self.seen().looks == 0 {

@@ -114,7 +114,9 @@ impl Identityd {
     }
 
     async fn reprovision_alone(&self, settings: &Settings, deadline: Instant) -> Result<(), Error> {
-        self.look_at_credentials(settings).await?;
+        if let Some(credentials) = self.credentials(settings) {
+            credentials.revive().await?;
+        }
         match settings.config.provisioning.source {
             Source::None => return Ok(()),
             Source::Manual(_) => {

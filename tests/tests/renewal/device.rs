@@ -9,7 +9,7 @@ use openssl::{
 };
 use serde_json::{Value, json};
 use suite_tests::{
-    harness::{CERTD, Daemon, IDENTITYD, KEYD, Setup},
+    harness::{BOUND, CERTD, Daemon, IDENTITYD, KEYD, Setup},
     http::wait_for,
     keys::Keys as _,
 };
@@ -380,6 +380,27 @@ fn identity_71_72_a_failure_is_repeated_and_disturbs_nobody() {
     admin(&device.sim, "DELETE", "/faults", &Value::Null);
     wait_for("the next attempt", PATIENCE, || device.identityd.log().contains("was renewed").then_some(()));
     device.check_pair("renewed");
+}
+
+/// Its time is over before the next attempt is due: nobody has to wait for that.
+#[test]
+fn a_device_whose_certificate_is_over_is_let_in_when_somebody_wishes_so() {
+    let device = Device::with(true, 100, "99%");
+    let client = device.identityd.client();
+    let reprovision = || client.request("POST", "/identities/device/reprovision", None).status;
+    let refuse = json!({ "match": { "operation": "est.enroll" }, "action": { "status": 403 } });
+    admin(&device.sim, "POST", "/faults", &refuse);
+    wait_for("the end of its time", PATIENCE, || (reprovision() == 500).then_some(()));
+    admin(&device.sim, "DELETE", "/log", &Value::Null);
+    for _ in 0..20 {
+        assert_eq!(reprovision(), 500);
+        client.post("/identities/device", &json!({ "type": "aziot" })).expect(200);
+    }
+    let log = admin(&device.sim, "GET", "/log", &Value::Null);
+    let asked = log["entries"].as_array().unwrap().iter().filter(|entry| entry["operation"] == "est.enroll");
+    assert!(asked.count() <= 2, "wishes are paced: {log}");
+    admin(&device.sim, "DELETE", "/faults", &Value::Null);
+    wait_for("the device to be let in", BOUND, || (reprovision() == 204).then_some(()));
 }
 
 #[test]
