@@ -35,8 +35,20 @@ pub(crate) struct Memo {
     pub(crate) backoff_digest: String,
     /// Whether a service asked for the pause.
     pub(crate) asked: bool,
+    /// Why there is a pause.
+    pub(crate) cause: Option<String>,
     /// When the cloud may be asked again.
     pub(crate) backoff: Backoff,
+}
+
+/// What is remembered of the master key of the keys of modules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct MasterMemo {
+    /// Its fingerprint; empty if there was none yet.
+    pub(crate) fingerprint: String,
+    /// Whether the hub may have keys of modules that are of another one.
+    pub(crate) due: bool,
 }
 
 /// The state directory. All calls block.
@@ -119,6 +131,23 @@ impl Home {
         Ok(())
     }
 
+    /// What is remembered of the master key of the keys of modules.
+    pub(crate) fn master_memo(&self) -> Option<MasterMemo> {
+        self.parsed(MASTER, toml::from_str(&self.read(MASTER)?))
+    }
+
+    /// Remember this of the master key.
+    pub(crate) fn write_master_memo(&self, memo: &MasterMemo) -> Result<(), Error> {
+        durable::write_if_changed(&self.0.join(MASTER), toml::to_string(memo)?.as_bytes(), MODE)?;
+        Ok(())
+    }
+
+    /// Whether there are records of modules, of whichever device.
+    pub(crate) fn has_module_records(&self) -> bool {
+        let entries = |path| std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries(self.modules()).any(|device| entries(device.path()).next().is_some())
+    }
+
     /// The trust bundle `id` as it was last.
     pub(crate) fn bundle(&self, id: &str) -> Option<String> {
         let text = self.read(BUNDLE)?;
@@ -159,6 +188,7 @@ impl Home {
 const DEVICE_INFO: &str = "device_info";
 const PREV_STATE: &str = "prev_state";
 const BUNDLE: &str = "trust_bundle.pem";
+const MASTER: &str = "module_master_memo";
 const MEMO: &str = "provisioning_memo";
 const MODE: u32 = 0o600;
 

@@ -40,7 +40,10 @@ pub(crate) struct Device {
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     /// Under way.
-    Working,
+    Working {
+        /// Why the attempt before has failed.
+        before: Option<Arc<Error>>,
+    },
     /// Failed; it will be tried again.
     Waiting {
         /// Failures so far.
@@ -89,7 +92,7 @@ impl std::fmt::Debug for Device {
 impl Status {
     /// Whether a device may yet appear without anybody doing anything.
     pub(crate) fn is_pending(&self) -> bool {
-        self.device.is_none() && matches!(self.phase, Phase::Working | Phase::Waiting { .. })
+        self.device.is_none() && matches!(self.phase, Phase::Working { .. } | Phase::Waiting { .. })
     }
 
     /// Why there is no device.
@@ -108,9 +111,22 @@ impl Status {
 }
 
 impl Phase {
+    /// The next attempt, which knows how the last one has failed.
+    pub(crate) fn again(&self) -> Self {
+        let before = match self {
+            Self::Waiting { error, .. } => Some(Arc::clone(error)),
+            Self::Working { before } => before.clone(),
+            Self::Settled | Self::Off => None,
+        };
+        Self::Working { before }
+    }
+
     fn describe(&self, now: SystemTime) -> String {
         match self {
-            Self::Working => "provisioning is under way".to_owned(),
+            Self::Working { before: None } => "provisioning is under way".to_owned(),
+            Self::Working { before: Some(error) } => {
+                format!("provisioning is under way; the attempt before has failed: {}", chain(&**error))
+            }
             Self::Waiting { failures, next, error } => {
                 let left = next.duration_since(now).unwrap_or_default().as_secs();
                 format!("attempt {failures} has failed, the next one is in {left} s: {}", chain(&**error))
@@ -118,5 +134,24 @@ impl Phase {
             Self::Settled => "all is in line".to_owned(),
             Self::Off => "provisioning.source is \"none\"".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_under_way_does_not_hide_why_the_last_one_has_failed() {
+        let now = SystemTime::now();
+        let error = Arc::new(Error::from(dps_client::Error::Disabled));
+        let waiting = Phase::Waiting { failures: 1, next: now, error };
+        let expected = format!(
+            "provisioning is under way; the attempt before has failed: {}",
+            dps_client::Error::Disabled
+        );
+        assert_eq!(waiting.again().describe(now), expected);
+        assert_eq!(waiting.again().again().describe(now), expected, "the settings have changed meanwhile");
+        assert_eq!(Phase::Settled.again().describe(now), "provisioning is under way");
     }
 }

@@ -3,6 +3,7 @@
 mod facts;
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http_common::https::HttpsError;
 use http_common::retry::FailureKind;
@@ -143,8 +144,13 @@ pub enum Error {
     StateText(#[from] toml::ser::Error),
 
     /// The pause after a failure before the last start.
-    #[error("an attempt before this start has failed")]
-    Earlier,
+    #[error("an attempt before this start has failed{}", .cause.as_ref().map(|text| format!(": {text}")).unwrap_or_default())]
+    Earlier {
+        /// Why, as far as it is remembered.
+        cause: Option<String>,
+        /// When the cloud may be asked again.
+        until: SystemTime,
+    },
     /// What was wished for takes longer than anybody waits.
     #[error("this takes long, and goes on in the background")]
     Unfinished,
@@ -171,7 +177,7 @@ impl Error {
             | Self::Hub(_)
             | Self::ModuleExists { .. }
             | Self::NoSuchModule { .. }
-            | Self::Earlier
+            | Self::Earlier { .. }
             | Self::Unfinished
             | Self::DeviceKey { .. } => StatusCode::NOT_FOUND,
             Self::Config(_)

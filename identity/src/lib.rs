@@ -59,6 +59,7 @@ use credentials::Services;
 use device::{Device, Phase, Status};
 use module_credentials::ModuleCredentials;
 use module_id::ModuleId;
+use module_keys::MasterKey;
 use provision::{Event, Turn};
 
 /// The state of the daemon.
@@ -120,15 +121,20 @@ impl Daemon for Identityd {
         let proxy = ProxyRules::from_env().map_err(Error::Proxy)?;
         let (events, reasons) = mpsc::channel(EVENTS);
         let services = Services::new(&config);
+        let master = MasterKey::new(services.keyd.clone(), home.clone(), events.clone());
         let daemon = Arc::new(Self {
-            status: watch::Sender::new(Status { device: None, phase: Phase::Working, stopping: false }),
+            status: watch::Sender::new(Status {
+                device: None,
+                phase: Phase::Working { before: None },
+                stopping: false,
+            }),
             turn: Turn::default(),
             told: Mutex::default(),
             events,
             changed: Notify::new(),
             memo: Mutex::new(home.memo()),
             home,
-            module_credentials: Arc::new(module_credentials(&services, &config)),
+            module_credentials: Arc::new(module_credentials(master, &services, &config)),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
             waiting: Limits::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
@@ -258,7 +264,7 @@ impl Identityd {
         let modules = Arc::clone(&device.modules);
         if settings.modules.contains(id.as_str()) && !modules.knows(id) {
             let is_working =
-                |status: &Status| matches!(status.phase, Phase::Working) && modules.is_hub_well();
+                |status: &Status| matches!(status.phase, Phase::Working { .. }) && modules.is_hub_well();
             self.wait_while(uid, is_working).await;
         }
         let prefer_known = settings.config.prefer_module_identity_cache;
@@ -281,8 +287,8 @@ impl Identityd {
     }
 }
 
-fn module_credentials(services: &Services, config: &Config) -> ModuleCredentials {
-    ModuleCredentials::new(services.keyd.clone(), services.workshop.clone(), config.module_x509.as_ref())
+fn module_credentials(master: MasterKey, services: &Services, config: &Config) -> ModuleCredentials {
+    ModuleCredentials::new(master, services.workshop.clone(), config.module_x509.as_ref())
 }
 
 /// The settings that have changed and are read at the start only.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use http_common::{Client, chain};
+use http_common::chain;
 use hub_client::{Module, ModuleCertificate, ModuleKeys};
 use identity_api::Auth;
 use identity_api::config::{ModuleX509, Registration, Subject, module_certificate};
@@ -17,13 +17,13 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::Error;
 use crate::csr;
-use crate::module_keys::MasterKey;
+use crate::module_keys::{Loss, MasterKey};
 use crate::module_renewal::Renewals;
 use crate::workshop::{CertificateError, Certified, Workshop};
 
 /// Makes what modules prove themselves with.
 pub(crate) struct ModuleCredentials {
-    master: MasterKey,
+    master: Arc<MasterKey>,
     workshop: Workshop,
     settings: RwLock<Option<Arc<ModuleX509>>>,
     turns: Turns,
@@ -50,9 +50,9 @@ pub(crate) enum ForHub {
 }
 
 impl ModuleCredentials {
-    /// By the services behind `keyd` and `workshop`. Asks nobody yet.
-    pub(crate) fn new(keyd: Client, workshop: Workshop, settings: Option<&ModuleX509>) -> Self {
-        let master = MasterKey::new(keyd);
+    /// By `master` and the services behind `workshop`. Asks nobody yet.
+    pub(crate) fn new(master: MasterKey, workshop: Workshop, settings: Option<&ModuleX509>) -> Self {
+        let master = Arc::new(master);
         let (none, turns, renewals) = <_>::default();
         let credentials = Self { master, workshop, settings: none, turns, renewals };
         credentials.take_up(settings);
@@ -95,6 +95,24 @@ impl ModuleCredentials {
     pub(crate) async fn key(&self, module_id: &str, generation: &str) -> Result<Auth, Error> {
         let handle = self.master.primary_handle(module_id, generation).await;
         Ok(Auth::Sas { key_handle: handle.map_err(Error::ModuleKey)? })
+    }
+
+    /// Look whether the master key of the keys of modules is still the one that it was.
+    pub(crate) async fn look_at_master(&self) {
+        if let Err(error) = self.master.look().await {
+            // Whoever needs a key meets it again.
+            tracing::debug!("the master key cannot be looked at: {}", chain(&error));
+        }
+    }
+
+    /// That the modules with keys need new ones at the hub, since the master key is another one.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.master.loss()
+    }
+
+    /// Somebody sees to it that modules get new keys for `loss`, if there is any; `all` have them.
+    pub(crate) async fn mended(&self, loss: Option<Loss>, all: bool) {
+        self.master.mended(loss, all).await;
     }
 
     /// The certificate of a module, made if there is none or its time is over, and by what the hub shall know it.

@@ -1,25 +1,47 @@
 //! The keys of modules: HMACs of their names under one master key in keyd, so that nothing secret has to be stored here
 //! (spec identity-service, 10.2). Knows no hub.
+//!
+//! keyd is the only one that has the master key. If it is lost, keys of a new one are of no use until the hub has them: that is
+//! noticed (`watch.rs`) at each start, and while we run [`LOOK`] after somebody has asked for a key.
 
-use std::sync::Mutex;
+mod watch;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use config_common::Base64;
-use http_common::{Client, ClientError, StatusCode};
+use http_common::{Client, ClientError, StatusCode, chain};
 use hub_client::ModuleKeys;
 use key_api::{CreateDerivedKey, CreateKey, ExportDerivedKey, KeyHandle, KeyUsage, LoadKey};
-use tokio::sync::Mutex as AsyncMutex;
+use openssl::sha::sha256;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use zeroize::Zeroizing;
+
+use crate::backup::Home;
+use crate::provision::Event;
+
+pub(crate) use watch::Loss;
+
+use watch::Watch;
 
 /// The master key in keyd.
 #[derive(Debug)]
 pub(crate) struct MasterKey {
     keyd: Client,
     /// From the last use; good until keyd says otherwise.
-    handle: Mutex<Option<KeyHandle>>,
+    handle: Mutex<Option<Kept>>,
     /// One at a time looks for the key, and perhaps makes it. This lock guards no data.
     turn: AsyncMutex<()>,
+    watch: Watch,
+}
+
+#[derive(Debug)]
+struct Kept {
+    handle: KeyHandle,
+    /// When somebody has looked last whether it is still that of the same key, or has set out to.
+    looked: Instant,
 }
 
 /// The keys of one module.
@@ -37,9 +59,30 @@ enum Which {
 }
 
 impl MasterKey {
-    /// The master key in the service behind `keyd`. Asks nobody yet.
-    pub(crate) fn new(keyd: Client) -> Self {
-        Self { keyd, handle: Mutex::default(), turn: AsyncMutex::default() }
+    /// The master key in the service behind `keyd`, of which `home` remembers something. That it is another one goes to `events`.
+    /// Asks nobody yet; blocks.
+    pub(crate) fn new(keyd: Client, home: Home, events: mpsc::Sender<Event>) -> Self {
+        let watch = Watch::new(home, events);
+        Self { keyd, handle: Mutex::default(), turn: AsyncMutex::default(), watch }
+    }
+
+    /// Look whether the key is there and the same; one that is lost is made anew.
+    pub(crate) async fn look(&self) -> Result<(), ClientError> {
+        let _turn = self.turn.lock().await;
+        if self.watch.expects_one() {
+            self.load_in_turn().await?;
+        }
+        Ok(())
+    }
+
+    /// That the modules need new keys at the hub.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        self.watch.loss()
+    }
+
+    /// Somebody sees to it that modules get new keys for `loss`, if there is any; `all` have them.
+    pub(crate) async fn mended(&self, loss: Option<Loss>, all: bool) {
+        self.watch.mended(loss, all).await;
     }
 
     /// See to it that there is a master key, before something is begun that needs one.
@@ -52,15 +95,27 @@ impl MasterKey {
 
     /// A fresh handle of the primary key of generation `generation` of `module`. One call, as a rule.
     pub(crate) async fn primary_handle(
-        &self,
+        self: &Arc<Self>,
         module: &str,
         generation: &str,
     ) -> Result<KeyHandle, ClientError> {
+        self.look_soon();
         self.derive(module, generation, Which::Primary).await
     }
 
     /// Both keys of generation `generation` of `module`.
     pub(crate) async fn keys(&self, module: &str, generation: &str) -> Result<DerivedKeys, ClientError> {
+        match self.keys_once(module, generation).await {
+            // keyd finds out that the master key is gone when it needs its value.
+            Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => {
+                self.load(self.kept()).await?;
+                self.keys_once(module, generation).await
+            }
+            result => result,
+        }
+    }
+
+    async fn keys_once(&self, module: &str, generation: &str) -> Result<DerivedKeys, ClientError> {
         let primary_handle = self.derive(module, generation, Which::Primary).await?;
         let primary = self.export(primary_handle.clone()).await?;
         let secondary = self.export(self.derive(module, generation, Which::Secondary).await?).await?;
@@ -96,23 +151,53 @@ impl MasterKey {
         if let Some(kept) = self.kept().filter(|kept| Some(kept) != spent.as_ref()) {
             return Ok(kept);
         }
-        let handle = match self.keyd.call(&LoadKey { key_id: MASTER.to_owned() }).await {
-            Ok(reply) => reply.key_handle,
+        self.load_in_turn().await
+    }
+
+    /// The key as keyd has it now, made if there is none. For who has the turn.
+    async fn load_in_turn(&self) -> Result<KeyHandle, ClientError> {
+        let (handle, is_new) = match self.keyd.call(&LoadKey { key_id: MASTER.to_owned() }).await {
+            Ok(reply) => (reply.key_handle, false),
             Err(error) if matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)) => {
                 let usage = KeyUsage::DERIVE.and(KeyUsage::SIGN);
                 let create = CreateKey { key_id: MASTER.to_owned(), usage, key_bytes: None };
                 let created = self.keyd.call(&create).await?.key_handle;
                 tracing::info!("keyd has a new master key for the keys of modules");
-                created
+                (created, true)
             }
             Err(error) => return Err(error),
         };
-        *self.handle.lock().expect("no panic while held") = Some(handle.clone());
+        match self.fingerprint(handle.clone()).await {
+            Ok(fingerprint) => self.watch.see(fingerprint, is_new).await,
+            Err(error) => tracing::debug!("the master key gives no fingerprint: {}", chain(&error)),
+        }
+        *self.handle.lock().expect("no panic while held") =
+            Some(Kept { handle: handle.clone(), looked: Instant::now() });
         Ok(handle)
     }
 
+    /// Tells the key apart from others, and nothing else of it.
+    async fn fingerprint(&self, handle: KeyHandle) -> Result<String, ClientError> {
+        let key_handle = self.derive_from(handle, FINGERPRINT.to_vec()).await?;
+        let key = self.keyd.call(&ExportDerivedKey { key_handle }).await?.key;
+        Ok(sha256(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Look in the background, if nobody has for a while.
+    fn look_soon(self: &Arc<Self>) {
+        let mut kept = self.handle.lock().expect("no panic while held");
+        let Some(kept) = kept.as_mut().filter(|kept| kept.looked.elapsed() >= LOOK) else { return };
+        kept.looked = Instant::now();
+        let master = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = master.look().await {
+                tracing::debug!("the master key cannot be looked at: {}", chain(&error));
+            }
+        });
+    }
+
     fn kept(&self) -> Option<KeyHandle> {
-        self.handle.lock().expect("no panic while held").clone()
+        self.handle.lock().expect("no panic while held").as_ref().map(|kept| kept.handle.clone())
     }
 }
 
@@ -126,6 +211,10 @@ fn derivation_data(module: &str, generation: &str, which: Which) -> Vec<u8> {
 
 /// keyd's id of the master key.
 const MASTER: &str = "aziot_identityd_master_id";
+/// What the fingerprint is derived with: no module's name and generation.
+const FINGERPRINT: &[u8] = b"fingerprint";
+/// How long a master key that is lost may go unnoticed while keys of it are asked for.
+const LOOK: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

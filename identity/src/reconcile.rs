@@ -31,6 +31,8 @@ pub(crate) enum Step {
     Delete(String),
     /// Give it our keys; it keeps its generation and its twin.
     Adopt(Box<Module>),
+    /// Give it our keys, though it is not ours to delete: its keys were derived from a master key that is lost.
+    Rekey(Box<Module>),
     /// Make it.
     Create(String),
 }
@@ -75,6 +77,7 @@ pub(crate) fn plan(
         let id = &module.module_id;
         match (missing.remove(id), ours.contains(id)) {
             (false, true) => deletions.push(Step::Delete(id.clone())),
+            (false, false) if repair.contains(id) => adoptions.push(Step::Rekey(Box::new(module.clone()))),
             (true, known) if !known || repair.contains(id) => {
                 adoptions.push(Step::Adopt(Box::new(module.clone())));
             }
@@ -129,7 +132,7 @@ impl Step {
     fn module_id(&self) -> &str {
         match self {
             Self::Delete(id) | Self::Create(id) => id,
-            Self::Adopt(module) => &module.module_id,
+            Self::Adopt(module) | Self::Rekey(module) => &module.module_id,
         }
     }
 }
@@ -203,6 +206,7 @@ impl Run {
                 match step {
                     Step::Delete(_) => self.outcome.ours.remove(&id),
                     Step::Adopt(_) | Step::Create(_) => self.outcome.ours.insert(id),
+                    Step::Rekey(_) => false,
                 };
                 return None;
             }
@@ -233,7 +237,7 @@ async fn perform(
             Err(Error::NoSuchModule { .. }) => Ok("is gone already"),
             Err(error) => Err(error),
         },
-        Step::Adopt(module) => {
+        Step::Adopt(module) | Step::Rekey(module) => {
             modules.give_credentials(module, credentials, effort).await?;
             Ok("has got our keys, it existed already")
         }
@@ -277,6 +281,7 @@ mod tests {
         let texts = steps.iter().map(|step| match step {
             Step::Delete(id) => format!("-{id}"),
             Step::Adopt(module) => format!("={}", module.module_id),
+            Step::Rekey(module) => format!("~{}", module.module_id),
             Step::Create(id) => format!("+{id}"),
         });
         let texts: Vec<_> = texts.collect();
@@ -300,6 +305,7 @@ mod tests {
         check("A", "a", "", "", "+a"); // names are case-sensitive
         check("a b", "a b", "a b", "b", "=b");
         check("a", "a", "a", "gone", "");
+        check("a api x", "a", "a x", "a api x", "-x =a ~api"); // all have keys of a lost master
     }
 
     #[test]

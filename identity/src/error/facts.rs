@@ -1,6 +1,8 @@
 //! What a refusal says to programs, besides its text for people (spec identity-service, Do better 2). Upstream's clients read the
 //! text and the status alone. Knows no statuses of ours; internal errors say nothing here either.
 
+use std::time::{Duration, SystemTime};
+
 use http_common::Facts;
 use http_common::https::CloudFailure;
 use http_common::retry::FailureKind;
@@ -11,7 +13,7 @@ impl Error {
     /// The facts for programs.
     pub(super) fn facts(&self) -> Facts {
         let kind = self.failure_kind();
-        let retry_after = kind.and_then(FailureKind::retry_after);
+        let retry_after = kind.and_then(FailureKind::retry_after).or_else(|| self.earlier_pause());
         Facts {
             code: self.code(),
             cloud_status: self
@@ -31,7 +33,7 @@ impl Error {
             Self::OtherDevice { .. } => "otherDevice",
             Self::NotThisLocal { .. } => "badLocalId",
             Self::Payload { .. } => "badPayload",
-            Self::NotProvisioned { .. } | Self::Earlier => "notProvisioned",
+            Self::NotProvisioned { .. } | Self::Earlier { .. } => "notProvisioned",
             Self::NoGenerationId { .. } => "noGenerationId",
             Self::Dps(error) => of_cloud(error.kind()),
             Self::Hub(error) => of_cloud(error.kind()),
@@ -49,6 +51,15 @@ impl Error {
             | Self::StateText(_) => return None,
         };
         Some(code)
+    }
+
+    /// How much is left of the pause after a failure before the last start.
+    fn earlier_pause(&self) -> Option<Duration> {
+        match self {
+            Self::Earlier { until, .. } => Some(until.duration_since(SystemTime::now()).unwrap_or_default()),
+            Self::Shared(error) => error.earlier_pause(),
+            _ => None,
+        }
     }
 
     fn cloud_failure(&self) -> Option<&CloudFailure> {
@@ -82,7 +93,6 @@ fn of_cloud(kind: FailureKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http_common::{ApiError, StatusCode};
 

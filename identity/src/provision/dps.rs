@@ -26,6 +26,8 @@ pub(crate) async fn register(
         registration_id: registration_id(&dps.attestation, workshop).await?,
         payload: payload(dps.payload.as_ref()).await?,
     };
+    // Who has nothing to send does not begin.
+    tracing::info!("registering with {}", dps.global_endpoint);
     let client = DpsClient::new(cloud.clone(), dps.global_endpoint.as_str())?;
     let assignment = match credentials {
         DeviceCredentials::SymmetricKey(_) | DeviceCredentials::Certificate(_) => {

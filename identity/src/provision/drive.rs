@@ -49,6 +49,9 @@ impl Identityd {
                 },
             };
             let Some(event) = event else { return };
+            if event == Event::Keys && self.module_credentials.loss().is_none() {
+                continue;
+            }
             next = after_event(next, event, looked, Instant::now(), self.must_wait());
         }
     }
@@ -57,7 +60,7 @@ impl Identityd {
     pub(crate) fn has_changed(&self) {
         if !self.must_wait() {
             // At once, so that whoever asks for a new module waits for it.
-            self.update(|status| status.phase = Phase::Working);
+            self.update(|status| status.phase = status.phase.again());
         }
         self.changed.notify_one();
     }
@@ -85,9 +88,15 @@ impl Identityd {
             left.as_secs()
         );
         self.update(|status| {
-            status.phase = Phase::Waiting { failures, next: now + left, error: Arc::new(Error::Earlier) };
+            status.phase = Phase::Waiting { failures, next: now + left, error: Arc::new(self.earlier()) };
         });
         Next::At(Instant::now() + left)
+    }
+
+    /// What is remembered of the failure that is paused after.
+    pub(super) fn earlier(&self) -> Error {
+        let (memo, now) = (self.memo.lock().expect("no panic while held").clone(), SystemTime::now());
+        Error::Earlier { cause: memo.cause, until: now + memo.backoff.left(now) }
     }
 
     /// One round: when it began, with the lock in hand, and when the next one is.
@@ -95,7 +104,7 @@ impl Identityd {
         let _turn = self.turn.lock.lock().await;
         let began = Instant::now();
         let settings = self.settings();
-        self.update(|status| status.phase = Phase::Working);
+        self.update(|status| status.phase = status.phase.again());
         let next = match self.background(&settings).await {
             Ok(()) => {
                 self.settled().await;
@@ -114,27 +123,34 @@ impl Identityd {
         };
         self.update(|status| status.phase = phase);
         self.told.lock().expect("no panic while held").take();
-        self.keep_memo(|memo| memo.backoff.succeeded()).await;
+        self.keep_memo(|memo| {
+            memo.backoff.succeeded();
+            memo.cause = None;
+        })
+        .await;
     }
 
     /// How long to wait after `error`. A failure that is still the same is not told twice.
     async fn failed(&self, settings: &Settings, error: Error) -> Duration {
         let now = SystemTime::now();
-        let cause = Cause::of(&error);
-        let (mut wait, mut failures) = (Duration::ZERO, 0);
+        let (cause, text) = (Cause::of(&error), chain(&error));
+        let (mut wait, mut failures) = (Duration::ZERO, 1);
         let count = |memo: &mut Memo| {
             wait = memo.backoff.failed(now, cause.asked(), fastrand::f64());
             failures = memo.backoff.failures();
             memo.backoff_digest = digest(&settings.config.provisioning);
             memo.asked = cause.asked().is_some();
+            memo.cause = Some(text.chars().take(LONGEST_CAUSE).collect());
         };
         match cause {
+            // Nobody was asked, so that nobody has to be spared.
+            Cause::Here => {}
             // A service that has answered must not be asked again for a restart; a network that was away may be back.
             Cause::Answered(_) => self.keep_memo(count).await,
             Cause::Unreachable | Cause::Other | Cause::Keyd => drop(self.with_memo(count)),
         }
         wait = cause.wait(wait, self.cloud.outage_left());
-        let (text, seconds) = (chain(&error), wait.as_secs());
+        let seconds = wait.as_secs();
         // What is told of a service that was not asked again differs by the seconds that are left.
         let told = if cause == Cause::Unreachable { "unreachable".to_owned() } else { text.clone() };
         match self.told.lock().expect("no panic while held").replace(told.clone()) {
@@ -176,6 +192,8 @@ pub(super) enum Cause {
     Keyd,
     /// The cloud could not be reached.
     Unreachable,
+    /// Something on this machine is wrong, which was found before anybody was asked.
+    Here,
     /// Anything else.
     Other,
 }
@@ -185,6 +203,7 @@ impl Cause {
     pub(super) fn of(error: &Error) -> Self {
         match (error, error.failure_kind()) {
             (Error::Shared(error), _) => Self::of(error),
+            (Error::Payload { .. }, _) => Self::Here,
             (Error::ModuleKey(error), _) if error.is_transport() => Self::Keyd,
             (Error::Certificate(error), _) if error.is_cheap() => Self::Keyd,
             // DPS has been asked, and what it said did not help the TPM.
@@ -203,7 +222,7 @@ impl Cause {
             Self::Answered(FailureKind::Forbidden) => Some(QUOTA_PAUSE),
             Self::Answered(FailureKind::Throttled { retry_after: None }) => Some(THROTTLED_PAUSE),
             Self::Answered(kind) => kind.retry_after(),
-            Self::Keyd | Self::Unreachable | Self::Other => None,
+            Self::Keyd | Self::Unreachable | Self::Here | Self::Other => None,
         }
     }
 
@@ -213,6 +232,7 @@ impl Cause {
         match self {
             Self::Answered(_) | Self::Other => growing,
             Self::Keyd => growing.min(KEYD_PAUSE),
+            Self::Here => HERE_PAUSE,
             Self::Unreachable if outage_left.is_zero() => growing.min(UNREACHABLE_PAUSE),
             Self::Unreachable => outage_left,
         }
@@ -224,7 +244,7 @@ impl Cause {
     pub(super) fn wishes_wait(self, failures: u32) -> Duration {
         let growing = WISH_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         match self {
-            Self::Keyd | Self::Unreachable => Duration::ZERO,
+            Self::Keyd | Self::Unreachable | Self::Here => Duration::ZERO,
             Self::Other => WISH_PAUSE,
             Self::Answered(_) => self.asked().unwrap_or(growing.min(LONGEST_WISH_PAUSE)),
         }
@@ -246,13 +266,13 @@ async fn next_event(changed: &Notify, events: &mut mpsc::Receiver<Event>) -> Opt
 fn after_event(next: Next, event: Event, looked: Instant, now: Instant, must_wait: bool) -> Next {
     match (next, event) {
         (Next::At(_), Event::Config) if must_wait => next,
-        (_, Event::Config) => Next::Now,
+        (_, Event::Config) | (Next::Idle, Event::Keys) => Next::Now,
         (_, Event::Settled(when) | Event::Failed(when)) if when < looked => next,
         (_, Event::Settled(_)) => Next::Idle,
         (Next::Idle, Event::Doubt) if looked + DOUBT_PAUSE <= now => Next::Now,
         (Next::Idle, Event::Doubt) => Next::At(looked + DOUBT_PAUSE),
         (Next::Idle, Event::Failed(_)) => Next::At(now + DOUBT_PAUSE),
-        (Next::Now | Next::At(_), Event::Doubt | Event::Failed(_)) => next,
+        (Next::Now | Next::At(_), Event::Doubt | Event::Failed(_) | Event::Keys) => next,
     }
 }
 
@@ -264,6 +284,10 @@ const THROTTLED_PAUSE: Duration = Duration::from_secs(60);
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause after a failure of keyd, whom it costs little to ask.
 const KEYD_PAUSE: Duration = Duration::from_secs(30);
+/// The pause after a failure that costs nobody anything.
+const HERE_PAUSE: Duration = Duration::from_secs(5);
+/// How much of a failure is remembered over a restart, in characters.
+const LONGEST_CAUSE: usize = 500;
 /// The longest pause that outlasts a restart although no service has asked for it: somebody may have set things right.
 const UNASKED_PAUSE: Duration = Duration::from_secs(60);
 /// The least time between two registrations that were wished for and failed, and what it grows to.
@@ -304,6 +328,39 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_wrong_here_is_looked_at_every_five_seconds() {
+        let (daemon, _home) = crate::tests::daemon(crate::tests::SAS).await;
+        let payload = || {
+            let (uri, source) = ("http://x/y".to_owned(), "only file: can be used".into());
+            Error::Shared(Arc::new(Error::Payload { uri, source }))
+        };
+        for _ in 0..6 {
+            let wait = daemon.failed(&daemon.settings(), payload()).await;
+            assert_eq!(wait, Duration::from_secs(5));
+        }
+        assert_eq!(daemon.memo.lock().unwrap().backoff.failures(), 0);
+        assert_eq!(Cause::of(&payload()).wishes_wait(3), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_restart_knows_why_it_waits_and_how_long() {
+        let (daemon, _home) = crate::tests::daemon(crate::tests::SAS).await;
+        let kind = FailureKind::Throttled { retry_after: Some(Duration::from_secs(600)) };
+        let failure =
+            CloudFailure { kind, ..CloudFailure::invalid(StatusCode::TOO_MANY_REQUESTS, "slow down") };
+        let error = Error::from(dps_client::Error::from(failure));
+        let text = chain(&error);
+        daemon.failed(&daemon.settings(), error).await;
+        *daemon.memo.lock().unwrap() = daemon.home.memo();
+        assert!(matches!(daemon.first_round(), Next::At(_)));
+        let told = ApiError::from(daemon.too_early(&daemon.settings()).unwrap());
+        assert_eq!(told.message, format!("an attempt before this start has failed: {text}"));
+        let facts = told.facts.unwrap();
+        assert_eq!(facts.code, Some("notProvisioned"));
+        assert!((590..=620).contains(&facts.retry_after_seconds.unwrap()), "{facts:?}");
+    }
+
     #[test]
     fn wishes_for_registrations_are_paced() {
         let waits = |cause: Cause| (1..=6).map(|nth| cause.wishes_wait(nth).as_secs()).collect::<Vec<_>>();
@@ -342,6 +399,8 @@ mod tests {
             (Next::At(later), Event::Failed(start), soon, Next::At(later)),
             (Next::Idle, Event::Failed(start), later, Next::At(later + DOUBT_PAUSE)),
             (Next::Idle, Event::Failed(early), later, Next::Idle),
+            (Next::Idle, Event::Keys, soon, Next::Now),
+            (Next::At(later), Event::Keys, soon, Next::At(later)),
         ];
         for (next, event, now, expected) in table {
             assert_eq!(after_event(next, event, start, now, false), expected, "{next:?} {event:?}");

@@ -26,6 +26,8 @@ pub(crate) enum Event {
     Config,
     /// The hub may not know this device any more.
     Doubt,
+    /// The modules need new keys at the hub.
+    Keys,
     /// Somebody else had brought everything in line then.
     Settled(Instant),
     /// Somebody else had tried and failed then.

@@ -16,6 +16,7 @@ use crate::backup::Record;
 use crate::cloud::Repeat;
 use crate::credentials::DeviceCredentials;
 use crate::device::{Device, Phase};
+use crate::module_keys::Loss;
 use crate::modules::Modules;
 use crate::reconcile;
 use crate::records::Records;
@@ -77,7 +78,7 @@ impl Identityd {
             return Err(failure);
         }
         let phase = self.status.borrow().phase.clone();
-        self.update(|status| status.phase = Phase::Working);
+        self.update(|status| status.phase = status.phase.again());
         let alone = self.reprovision_alone(&settings, deadline);
         let result = timeout_at((deadline + GRACE).into(), alone).await.unwrap_or(Err(Error::Unfinished));
         let now = tokio::time::Instant::now();
@@ -97,13 +98,15 @@ impl Identityd {
     }
 
     /// The failure that stands for another try, which must wait.
-    fn too_early(&self, settings: &Settings) -> Option<Error> {
+    pub(super) fn too_early(&self, settings: &Settings) -> Option<Error> {
         let digest = digest(&settings.config.provisioning);
         let failure = self.turn.too_early(&digest, tokio::time::Instant::now());
         failure.or_else(|| {
             self.must_wait().then(|| match &self.status.borrow().phase {
-                Phase::Waiting { error, .. } => Error::Shared(Arc::clone(error)),
-                Phase::Working | Phase::Settled | Phase::Off => Error::Earlier,
+                Phase::Waiting { error, .. } | Phase::Working { before: Some(error) } => {
+                    Error::Shared(Arc::clone(error))
+                }
+                Phase::Working { before: None } | Phase::Settled | Phase::Off => self.earlier(),
             })
         })
     }
@@ -177,7 +180,6 @@ impl Identityd {
         let Some(credentials) = self.credentials(settings) else {
             return Ok(());
         };
-        tracing::info!("registering with {}", dps.global_endpoint);
         let registered = match self.cloud.of(&credentials, repeat).await {
             Ok(cloud) => dps::register(dps, &credentials, &cloud, &self.services.workshop, deadline).await,
             Err(error) => Err(error),
@@ -257,18 +259,40 @@ impl Identityd {
             None => BTreeSet::new(),
         };
         ours.retain(|id| wanted.contains(id) || is_there(id));
-        let repair = match mode {
-            Mode::Keep => self.turn.unrepaired(),
-            Mode::Repair => wanted.clone(),
-        };
+        let (loss, rekeyed) = self.lost_keys(at_hub).await;
+        let mut repair = self.turn.unrepaired();
+        repair.extend(rekeyed);
+        if mode == Mode::Repair {
+            repair.extend(wanted.iter().cloned());
+        }
         let steps = reconcile::plan(at_hub, wanted, &ours, &repair);
         let (modules, credentials) = (&device.modules, &self.module_credentials);
         let outcome = reconcile::carry_out(steps, ours, modules, credentials, deadline.map(Into::into)).await;
         let undone = outcome.undone().filter(|id| repair.contains(*id)).cloned();
-        self.turn.leave_unrepaired(undone.collect());
+        let undone: BTreeSet<_> = undone.collect();
+        let is_all = undone.is_empty();
+        self.turn.leave_unrepaired(undone);
+        credentials.mended(loss, is_all).await;
         let remembered = reconcile::remembered(&settings.config, &outcome.ours);
         self.on_disk(move |home| home.write_prev_state(&remembered)).await?;
         outcome.result()
+    }
+}
+
+impl Identityd {
+    /// Whether the master key of the keys of modules is another one, and the modules that need new keys if it is.
+    async fn lost_keys(&self, at_hub: &[Module]) -> (Option<Loss>, Vec<String>) {
+        let credentials = &self.module_credentials;
+        let has_key =
+            |module: &&Module| module.generation_id.is_some() && !credentials.is_certified(&module.module_id);
+        let keyed: Vec<_> = at_hub.iter().filter(has_key).map(|module| module.module_id.clone()).collect();
+        if !keyed.is_empty() {
+            credentials.look_at_master().await;
+        }
+        match credentials.loss() {
+            Some(loss) => (Some(loss), keyed),
+            None => (None, Vec::new()),
+        }
     }
 }
 

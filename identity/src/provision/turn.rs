@@ -103,7 +103,7 @@ mod tests {
         assert!(turn.since(before).is_none());
         turn.registered();
         let between = turn.registrations();
-        assert!(end(&turn, Err(Error::Earlier)).is_err());
+        assert!(end(&turn, Err(Error::Unfinished)).is_err());
         assert!(matches!(turn.since(before), Some(Err(Error::Shared(_)))));
         assert!(turn.since(between).is_none(), "DPS has answered before");
         turn.registered();

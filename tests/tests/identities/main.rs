@@ -15,6 +15,7 @@ mod gateway;
 mod hardship;
 mod kills;
 mod many;
+mod master;
 mod modules;
 mod outage;
 mod provisioning;
