@@ -16,6 +16,7 @@ mod error;
 pub mod ffi;
 pub mod padding;
 mod proof;
+mod public;
 pub mod reference;
 pub mod remote;
 mod settings;
