@@ -202,7 +202,7 @@ pub enum Internal {
     #[error("a result of RSA is wrong: the machine or the key is faulty")]
     FaultyRsa,
     /// A token refused to do something.
-    #[error("the PKCS #11 token {token} is of no use")]
+    #[error("the PKCS #11 token {token} {}", fault.in_short())]
     Token {
         /// How the configuration calls it.
         token: String,

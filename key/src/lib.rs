@@ -85,7 +85,7 @@ impl Keyd {
 
     /// What `handle` stands for, if it is genuine.
     async fn open(&self, peer: &Peer, handle: &KeyHandle) -> Result<Opened, Error> {
-        let opened = handle::open(&*self.validation_key().await?, handle).await?;
+        let opened = handle::open(&*self.validation_key().await?, handle).await.map_err(of_validation_key)?;
         self.access.by_handle(peer, opened.permit())?;
         Ok(opened)
     }
@@ -93,7 +93,10 @@ impl Keyd {
     async fn mint(&self, subject: Subject<'_>) -> Result<KeyHandle, Error> {
         match handle::mint(&*self.validation_key().await?, subject).await {
             // It was on a token and has vanished since it was used last; it is made anew.
-            Err(Error::NoSuchKey(_)) => handle::mint(&*self.validation_key().await?, subject).await,
+            Err(Error::NoSuchKey(_)) => {
+                let minted = handle::mint(&*self.validation_key().await?, subject).await;
+                minted.map_err(of_validation_key)
+            }
             minted => minted,
         }
     }
@@ -170,6 +173,14 @@ impl Keyd {
             job(&*store, &permit)
         });
         job.await.unwrap_or_else(|_| Err(Internal::Worker.into()))
+    }
+}
+
+/// A validation key that has vanished from its token since it was used last is no fault of the caller.
+fn of_validation_key(error: Error) -> Error {
+    match error {
+        Error::NoSuchKey(_) => Internal::ValidationKey(Box::new(error)).into(),
+        error => error,
     }
 }
 

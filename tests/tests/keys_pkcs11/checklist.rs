@@ -70,6 +70,16 @@ fn keys_56_a_validation_key_that_vanishes_is_made_anew() {
 }
 
 #[test]
+fn keys_56_a_validation_key_that_vanishes_is_no_fault_of_the_caller() {
+    let (token, _keyd, client) = keyd();
+    let old = client.create_key("key", "sign");
+    token.tool(&["--delete-object", "--type", "secrkey", "--label", "handle-validation-key"]);
+    let message = client.post("/sign", &hmac_request(&old, b"m")).expect(500).string("message");
+    assert!(!message.contains("handle-validation-key"), "{message}");
+    client.post("/sign", &hmac_request(&old, b"m")).expect(400);
+}
+
+#[test]
 fn keys_57_a_key_on_a_token_has_one_purpose() {
     let (token, keyd, client) = keyd();
     for usage in ["sign,encrypt", "encrypt,derive", "derive,sign,encrypt"] {
@@ -95,7 +105,7 @@ fn keys_58_a_token_enforces_the_purpose() {
 
 #[test]
 fn keys_59_ciphertexts_are_those_of_files() {
-    let (_token, _keyd, client) = keyd();
+    let (_token, keyd, client) = keyd();
     let key = client.import_key("aes", "encrypt", &[7; 32]);
     for length in [0, 1, 16, 1000] {
         let plaintext = vec![3; length];
@@ -115,6 +125,9 @@ fn keys_59_ciphertexts_are_those_of_files() {
         client.post("/decrypt", &open_request(&key, iv, aad, sealed)).expect(status);
     };
     refused(&[1; 12], b"b", &sealed, 500);
+    let told = keyd.wait_for_log(suite_tests::harness::BOUND, |line| line.contains("/decrypt"));
+    assert!(told.contains("refuses to decrypt") && !told.contains("of no use"), "it is no outage: {told}");
+    assert!(!told.contains("unrecoverable"), "{told}");
     refused(&[2; 12], b"a", &sealed, 500);
     refused(&[], b"a", &sealed, 500);
     refused(&[1; 12], b"a", &sealed[..16], 400);

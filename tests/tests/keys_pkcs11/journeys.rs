@@ -5,7 +5,7 @@ use serde_json::json;
 use suite_tests::{
     harness::{Daemon, KEYD, Setup},
     http::Client,
-    keys::{Keys, by_handle, ecdsa_request, hmac_request, open_request, seal_request},
+    keys::{Keys, by_handle, ecdsa_request, hmac_request, open_request, rsa_request, seal_request},
     openssl::{SHA256_DIGEST_INFO, hmac, sha256, verifies},
     softhsm::SoftHsm,
     swtpm::Swtpm,
@@ -112,6 +112,9 @@ fn an_rsa_pair_does_its_private_operation(stand: &Stand) {
     assert!(verifies(&public, &digest, &signature, &["-pkeyopt", "digest:sha256"]));
     let padded = [&[0, 1][..], &vec![0xff; 256 - 3 - info.len()], &[0], &info].concat();
     assert_eq!(client.rsa(&pair, "RSA-NO-PADDING", &padded), signature);
+    for wrong in [&padded[1..], &[&padded[..], &[0]].concat()] {
+        client.post("/encrypt", &rsa_request(&pair, "RSA-NO-PADDING", wrong)).expect(500);
+    }
 }
 
 fn preferences_decide_and_what_exists_stays(stand: &Stand) {

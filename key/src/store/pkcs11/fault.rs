@@ -8,12 +8,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The library or the token refused.
-    #[error("the PKCS #11 library says {} to {what}", said(source))]
+    #[error("the PKCS #11 library says {} to {what}", said(error))]
     Said {
         /// What was asked of it.
         what: &'static str,
-        /// Its answer.
-        source: Pkcs11Error,
+        /// Its answer; no source, for it says in a paragraph what the name of the answer says.
+        error: Pkcs11Error,
     },
     /// The library cannot be used.
     #[error("the PKCS #11 library cannot be used: {0}")]
@@ -101,13 +101,13 @@ pub(super) enum Remedy {
 impl Fault {
     /// Wraps an answer of the library, given when it was asked for `what`.
     pub(super) fn said(what: &'static str) -> impl FnOnce(Pkcs11Error) -> Self {
-        move |source| Self::Said { what, source }
+        move |error| Self::Said { what, error }
     }
 
     /// The answer of the library, if there was one.
     pub(super) fn answer(&self) -> Option<RvError> {
         match self {
-            Self::Said { source: Pkcs11Error::Pkcs11(answer, _), .. } => Some(*answer),
+            Self::Said { error: Pkcs11Error::Pkcs11(answer, _), .. } => Some(*answer),
             _ => None,
         }
     }
@@ -158,6 +158,14 @@ impl Fault {
         }
     }
 
+    /// In words that go on from "the token": what it did not do for a caller, if the token is not at fault.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Said { what, .. } => format!("refuses to {what}"),
+            _ => "is of no use".to_owned(),
+        }
+    }
+
     /// Whether the PIN is at fault.
     pub(super) fn is_of_pin(&self) -> bool {
         matches!(self, Self::NoPin { .. } | Self::PinMissing | Self::PinRefused(_) | Self::LastTry)
@@ -166,7 +174,7 @@ impl Fault {
     /// Whether the token does not know a mechanism.
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(self.answer(), Some(RvError::FunctionNotSupported | RvError::MechanismInvalid))
-            || matches!(self, Self::Said { source: Pkcs11Error::NullFunctionPointer, .. })
+            || matches!(self, Self::Said { error: Pkcs11Error::NullFunctionPointer, .. })
     }
 
     /// Whether the token has as many sessions open as it can.

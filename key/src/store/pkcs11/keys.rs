@@ -143,9 +143,15 @@ impl KeyPair for TokenPair {
     }
 
     fn rsa_private<'a>(&'a self, padding: RsaPadding, input: &'a [u8]) -> Work<'a, Vec<u8>> {
-        if !matches!(self.public, Public::Rsa { .. }) {
+        let Public::Rsa { modulus, .. } = &self.public else {
             let name = if padding == RsaPadding::Pkcs1 { "RSA-PKCS1" } else { "RSA-NO-PADDING" };
             return self.refusal(name);
+        };
+        // Some tokens put zeros before what is too short.
+        if padding == RsaPadding::None && input.len() != modulus.len() {
+            return Work::done(
+                Err(Internal::Unsuitable("the input of RSA is not as long as the key").into()),
+            );
         }
         let input = Zeroizing::new(input.to_vec());
         self.object.work(move |session, key| use_key::rsa(session, key, padding, &input))
