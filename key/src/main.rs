@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    tpm_device::quiet_library();
     http_common::daemon::run::<keyd::Keyd>()
 }

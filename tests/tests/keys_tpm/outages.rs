@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::json;
 use suite_tests::{
+    harness::{BOUND, KEYD, Setup},
     http::PATIENCE,
     keys::{Keys, hmac_request},
     swtpm::Swtpm,
@@ -78,6 +79,16 @@ fn a_long_outage_is_told_at_once() {
     let start = Instant::now();
     (0..10).for_each(|_| drop(client.post("/sign", &request).expect(500)));
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[test]
+fn only_keyd_writes_its_log() {
+    let config = "[tpm]\ntcti = 'swtpm:path=/nowhere'\nnew_keys = true\n";
+    let keyd = Setup::new(&KEYD).config(config).start();
+    keyd.client().post("/keypair", &json!({ "keyId": "pair" })).expect(500);
+    keyd.wait_for_log(BOUND, |line| line.starts_with("<3>") && line.contains("/keypair"));
+    let log = keyd.log();
+    assert!(log.lines().all(|line| line.starts_with('<')), "tpm2-tss writes, too: {log}");
 }
 
 const RESETS: u32 = 4;
