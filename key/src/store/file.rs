@@ -2,10 +2,13 @@
 //!
 //! Existing files are used as they are. Files are written with mode 0600 below a directory with mode 0700, complete
 //! before they get their name. Files that the configuration names (preloaded keys) may be created and imported to, but
-//! they are never deleted or moved: the administrator put them there.
+//! they are never deleted or moved: the administrator put them there, perhaps behind a link, and who may read them is the
+//! administrator's matter.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -124,19 +127,19 @@ impl FileStore {
 
     /// Puts a key to its place. With `damage`, what is there is kept beside it.
     fn write(&self, id: &KeyId, place: &Place, bytes: &[u8], damage: Option<&str>) -> Result<(), Error> {
+        let (path, mode) = place.target()?;
         if let Some(damage) = damage {
-            let beside = corrupt_name(&place.path);
-            durable::rename(&place.path, &beside).map_err(Internal::Unwritable)?;
+            let beside = corrupt_name(&path);
+            durable::rename(&path, &beside).map_err(Internal::Unwritable)?;
             tracing::error!(
                 "the file of key {id} was unusable ({damage}); a new key takes its place, the old file is kept as {}",
                 beside.display()
             );
         }
-        if let Some(directory) = self.directory.as_ref().filter(|directory| place.path.starts_with(directory))
-        {
+        if let Some(directory) = self.directory.as_ref().filter(|directory| path.starts_with(directory)) {
             durable::create_dir(directory, DIRECTORY_MODE).map_err(Internal::Unwritable)?;
         }
-        durable::rewrite(&place.path, bytes, FILE_MODE).map_err(Internal::Unwritable)?;
+        durable::rewrite(&path, bytes, mode).map_err(Internal::Unwritable)?;
         self.cache.forget(id.as_str());
         Ok(())
     }
@@ -148,7 +151,12 @@ impl FileStore {
             return Err(Error::Preloaded(key.id().clone()));
         }
         let _changing = self.change();
-        may_go(&self.content(key.id(), &place)?)?;
+        let content = self.content(key.id(), &place)?;
+        // It may be of either kind.
+        if let Err(fault @ Fault::Foreign(_)) = &content.key {
+            return Err(refusal(key.id(), &place, fault.clone()));
+        }
+        may_go(&content)?;
         durable::remove(&place.path).map_err(Internal::Unwritable)?;
         self.cache.forget(key.id().as_str());
         Ok(())
@@ -287,6 +295,26 @@ struct Place {
     is_of_admin: bool,
 }
 
+impl Place {
+    /// The file to be written, and its mode. Links of an administrator lead to it, and it keeps the mode that it has.
+    fn target(&self) -> Result<(PathBuf, u32), Error> {
+        if !self.is_preloaded {
+            return Ok((self.path.clone(), FILE_MODE));
+        }
+        let mut path = self.path.clone();
+        for _ in 0..MAX_LINKS {
+            let Ok(next) = fs::read_link(&path) else { break };
+            path = path.parent().map_or(next.clone(), |directory| directory.join(&next));
+        }
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() => Ok((path, meta.permissions().mode() & ACCESS)),
+            Ok(_) => Err(Internal::Unusable { path, why: "it is no regular file".to_owned() }.into()),
+            // There is none, or else writing tells what is wrong.
+            Err(_) => Ok((path, FILE_MODE)),
+        }
+    }
+}
+
 /// Whether a new key may be put to a place.
 enum Room {
     /// There is such a key.
@@ -365,6 +393,10 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 const CORRUPT: &str = ".corrupt";
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
+/// What a mode says of who may do what.
+const ACCESS: u32 = 0o777;
+/// Linux follows no more, either.
+const MAX_LINKS: usize = 40;
 
 #[cfg(test)]
 mod tests {

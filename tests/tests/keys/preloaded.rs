@@ -1,6 +1,7 @@
 //! Settings of keyd: preloaded keys and starts that must fail: checklist 50-52.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use serde_json::json;
 use suite_tests::{
@@ -56,6 +57,28 @@ fn keys_50_what_is_missing_is_created_in_place() {
     assert_eq!(fs::read(directory.join("imported")).unwrap(), b"bytes");
     let keys = keyd.home().join("keys");
     assert_eq!(fs::read_dir(keys).unwrap().count(), 1, "only the validation key lies among the others");
+}
+
+#[test]
+fn keys_50_decided_an_import_goes_where_links_lead_and_changes_no_mode() {
+    let setup = Setup::new(&KEYD);
+    let (link, file) = (setup.directory().join("link"), setup.directory().join("backed-up"));
+    fs::write(&file, b"old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    symlink("backed-up", &link).unwrap();
+    let keyd = setup.config(&format!("[preloaded_keys]\nkey = 'file://{}'\n", link.display())).start();
+    let client = keyd.client();
+    let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+    let key = client.import_key("key", "sign", b"new");
+    assert_eq!((fs::read(&file).unwrap(), mode()), (b"new".to_vec(), 0o644));
+    assert_eq!(client.hmac(&key, b"m"), hmac(b"new", b"m"));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    fs::remove_file(&file).unwrap();
+    client.create_key("key", "sign");
+    assert_eq!(mode(), 0o600, "a new file is nobody's but keyd's");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    client.post("/key", &json!({ "keyId": "key", "usage": "sign", "keyBytes": "AQID" })).expect(500);
 }
 
 /// Renewal of certificates replaces preloaded keys in this way (keys-service 4.3, 9.9).

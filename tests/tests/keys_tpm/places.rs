@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::json;
 use suite_tests::{
-    harness::{KEYD, Setup},
-    keys::Keys,
+    harness::{BOUND, KEYD, Setup},
+    keys::{Keys, by_handle, hmac_request},
     swtpm::Swtpm,
 };
 
@@ -34,11 +34,14 @@ fn without_a_table_there_is_no_tpm() {
     let reply = client.post("/keypair", &json!({ "keyId": "placed" }));
     assert!(reply.expect(400).string("message").contains("[tpm]"));
     client.create_key("other", "sign");
-    let path = file(&keyd.home(), "pair");
+    let (path, key) = (file(&keyd.home(), "pair"), client.create_key("pair", "sign"));
     let text = "-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n";
     fs::write(&path, text).unwrap();
     client.post("/keypair", &json!({ "keyId": "pair" })).expect(500);
-    client.post("/key", &json!({ "keyId": "pair", "usage": "sign" })).expect(400);
+    client.post("/key", &json!({ "keyId": "pair", "usage": "sign" })).expect(500);
+    client.post("/sign", &hmac_request(&key, b"m")).expect(500);
+    client.delete("/key", Some(&by_handle(&key))).expect(500);
+    keyd.wait_for_log(BOUND, |line| line.contains("/sign") && line.contains("no table [tpm]"));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
 }
 
