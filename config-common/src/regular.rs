@@ -1,11 +1,11 @@
 //! Opening files that an administrator names, and nothing else of that name. Knows nothing of the contents.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 /// Open `path` for reading, if it is a regular file. What might never come to an end, such as a pipe without a writer, is
 /// refused instead of waited for.
@@ -14,7 +14,8 @@ use nix::fcntl::OFlag;
 ///
 /// What the system says; [`ErrorKind::InvalidInput`] for anything but a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let how = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = File::from(open(path, how, Mode::empty())?);
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")),
@@ -24,8 +25,6 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-
-    use nix::sys::stat::Mode;
 
     use super::*;
 
