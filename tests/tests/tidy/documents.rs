@@ -11,13 +11,17 @@ fn the_status_tables_are_those_of_the_code() {
     for (daemon, folder) in [("keyd", "key"), ("certd", "cert"), ("identityd", "identity"), ("tpmd", "tpm")] {
         let path = &format!("{folder}/src/error.rs");
         let decided = decided(path);
-        let documented = documented(&text, daemon);
+        let rows = documented(&text, daemon);
+        let documented: BTreeSet<_> = rows.iter().cloned().collect();
         assert!(decided.len() > 2, "no statuses were found in {path}");
         let missing = decided.difference(&documented);
         violations.extend(missing.map(|(name, status)| format!("{daemon}: no row `{name}` with {status}")));
         let stale = documented.difference(&decided);
         violations
             .extend(stale.map(|(name, status)| format!("{daemon}: `{name}` is not {status} in {path}")));
+        let mut seen = BTreeSet::new();
+        let twice = rows.iter().filter(|(name, _)| !seen.insert(name));
+        violations.extend(twice.map(|(name, _)| format!("{daemon}: `{name}` has several rows")));
     }
     holds(
         "docs/errors.md has one row for each error of a daemon, with the status that the daemon gives it. \
@@ -112,7 +116,7 @@ fn decided(path: &str) -> BTreeSet<(String, u16)> {
 }
 
 /// The rows `| … | `Variant` | status | …` under the heading of `daemon`.
-fn documented(text: &str, daemon: &str) -> BTreeSet<(String, u16)> {
+fn documented(text: &str, daemon: &str) -> Vec<(String, u16)> {
     let chapter = text.split("\n## ").find(|chapter| chapter.lines().next() == Some(daemon));
     let rows = chapter.unwrap_or_else(|| panic!("no chapter {daemon}")).lines().filter_map(|row| {
         let mut cells = row.strip_prefix("| ")?.split(" | ");
