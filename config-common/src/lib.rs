@@ -85,6 +85,19 @@ pub fn read<T: DeserializeOwned>(file: &Path, directory: &Path) -> Result<Loaded
     }
 }
 
+/// Where the entries of the array `array` stand whose `name` is `name`, for who tells what is wrong with them. Empty if the
+/// files cannot be read now.
+pub fn named(file: &Path, directory: &Path, array: &str, name: &str) -> Vec<Origin> {
+    let mut document = Document::default();
+    for (path, text) in files::load(file, directory, &mut Vec::new()).unwrap_or_default() {
+        match Document::parse(&path, &text) {
+            Ok(patch) => document.overlay(patch),
+            Err(_) => return Vec::new(),
+        }
+    }
+    document.named(array, name)
+}
+
 /// A configuration, and what is strange about its files.
 #[derive(Debug)]
 pub struct Loaded<T> {

@@ -53,6 +53,16 @@ impl Document {
         table(&self.root)
     }
 
+    /// Where the elements of the array `array` were written whose `name` is `name`.
+    pub(crate) fn named(&self, array: &str, name: &str) -> Vec<Origin> {
+        let Some(Node { tree: Tree::Array(elements), .. }) = self.root.get(array) else { return Vec::new() };
+        let is_named = |node: &&Node| match &node.tree {
+            Tree::Table(branch) => branch.get("name").is_some_and(|node| value(node).as_str() == Some(name)),
+            Tree::Array(_) | Tree::Leaf(_) => false,
+        };
+        elements.iter().filter(is_named).map(|node| node.origin.clone()).collect()
+    }
+
     /// Where the value at `path` came from, or the innermost table or array around it that has an origin.
     pub(crate) fn origin(&self, path: &KeyPath) -> Option<&Origin> {
         let mut segments = path.0.iter();
@@ -303,6 +313,17 @@ mod tests {
         ] {
             check(path, expected);
         }
+    }
+
+    #[test]
+    fn entries_are_found_by_name() {
+        let principals = "\n[[p]]\nname = 'a'\n[[p]]\nname = 'b'";
+        let document = merged(&[principals, "", "q = 1\np = [{ name = 'a' }, { x = 1 }, 'a']"]);
+        let found =
+            |array, name| document.named(array, name).iter().map(Origin::to_string).collect::<Vec<_>>();
+        assert_eq!(found("p", "a"), ["0:2", "2:2"]);
+        assert_eq!(found("p", "b"), ["0:4"]);
+        assert!(found("p", "c").is_empty() && found("q", "a").is_empty() && found("r", "a").is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Loaded, read};
+use crate::{Error, Loaded, Origin, named, read};
 
 /// The directory below which each daemon has its configuration.
 pub const CONFIG_DIRECTORY: &str = "/etc/aziot";
@@ -91,6 +91,11 @@ impl ConfigPaths {
     /// Read and merge the files; see [`read`].
     pub fn read<T: DeserializeOwned>(&self) -> Result<Loaded<T>, Error> {
         read(&self.file, &self.directory)
+    }
+
+    /// Where the entries of the array `array` stand whose `name` is `name`; see [`named`].
+    pub fn named(&self, array: &str, name: &str) -> Vec<Origin> {
+        named(&self.file, &self.directory, array, name)
     }
 
     fn with_variables(service: Service, variable: impl Fn(&str) -> Option<OsString>) -> Self {

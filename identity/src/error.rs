@@ -5,6 +5,7 @@ mod facts;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use config_common::{ConfigPaths, Origin, Service};
 use http_common::https::HttpsError;
 use http_common::retry::FailureKind;
 use http_common::{ApiError, ClientError, StatusCode};
@@ -18,8 +19,13 @@ use crate::workshop::CertificateError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration cannot be used.
-    #[error(transparent)]
-    Config(#[from] BadConfig),
+    #[error("{error}{}", places(.at))]
+    Config {
+        /// What is wrong with it.
+        error: BadConfig,
+        /// Where that was written.
+        at: Vec<Origin>,
+    },
     /// The environment names a proxy that cannot be used.
     #[error("the environment names a proxy that cannot be used")]
     Proxy(#[source] HttpsError),
@@ -180,7 +186,7 @@ impl Error {
             | Self::Earlier { .. }
             | Self::Unfinished
             | Self::DeviceKey { .. } => StatusCode::NOT_FOUND,
-            Self::Config(_)
+            Self::Config { .. }
             | Self::Proxy(_)
             | Self::Certificate(_)
             | Self::ModuleKey(_)
@@ -215,6 +221,14 @@ impl Error {
     }
 }
 
+impl From<BadConfig> for Error {
+    fn from(error: BadConfig) -> Self {
+        let (paths, names) = (ConfigPaths::from_env(Service::Identityd), error.principals());
+        let at = names.iter().flat_map(|name| paths.named("principal", name)).collect();
+        Self::Config { error, at }
+    }
+}
+
 impl From<BadRequest> for Error {
     fn from(error: BadRequest) -> Self {
         CertificateError::Request(error).into()
@@ -231,6 +245,11 @@ impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         told(&error)
     }
+}
+
+fn places(at: &[Origin]) -> String {
+    let places: Vec<_> = at.iter().map(Origin::to_string).collect();
+    if places.is_empty() { String::new() } else { format!(" (in {})", places.join(", ")) }
 }
 
 fn told(error: &Error) -> ApiError {

@@ -43,7 +43,7 @@ impl Error {
             Self::NoDomain => "noDomain",
             Self::Unfinished => "unfinished",
             Self::Shared(error) => return error.code(),
-            Self::Config(_)
+            Self::Config { .. }
             | Self::Proxy(_)
             | Self::Certificate(_)
             | Self::ModuleKey(_)

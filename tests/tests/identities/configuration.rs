@@ -80,10 +80,12 @@ fn identity_55_56_principals_come_at_run_time_and_typing_errors_change_nothing()
         site.identityd.write_drop_in(name, &broken);
         site.identityd.wait_for_log(WAIT, |line| {
             line.contains("not taken")
-                && line.contains(match name {
-                    "60-broken.toml" => "60-broken.toml",
-                    _ => "\"agent\"",
-                })
+                && match name {
+                    "60-broken.toml" => line.contains(name),
+                    _ => ["\"agent\"", "50-agent.toml:1", "70-same.toml:1"]
+                        .iter()
+                        .all(|part| line.contains(part)),
+                }
         });
         site.as_uid(1001).get("/identities/identity").expect(200);
         site.identityd.remove_drop_in(name);

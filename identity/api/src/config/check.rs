@@ -56,6 +56,20 @@ pub enum BadConfig {
     },
 }
 
+impl BadConfig {
+    /// The names of the principals that it is about.
+    pub fn principals(&self) -> &[String] {
+        match self {
+            Self::SecondManager { names } => names,
+            Self::SameName { name }
+            | Self::NoDomain { name }
+            | Self::NotLocal { name }
+            | Self::NoSource { name } => std::slice::from_ref(name),
+            Self::DpsThroughGateway | Self::Unusable { .. } => &[],
+        }
+    }
+}
+
 impl Config {
     /// What is wrong with it, if anything is.
     ///
