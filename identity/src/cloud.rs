@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cert_renewal::Undisturbed;
 use http_common::chain;
 use http_common::https::{
     ClientIdentity, Cloud, CloudOptions, Https, HttpsOptions, Outages, ProxyRules, Trust,
@@ -68,6 +69,24 @@ impl CloudAccess {
             DeviceCredentials::SymmetricKey(_) | DeviceCredentials::Tpm(_) => self.plain.clone(),
         };
         Ok(self.over(https, repeat))
+    }
+
+    /// The same for who registers the device with them. While the other value lives, no renewal registers it with another
+    /// certificate; who has it must make no other calls of this device.
+    pub(crate) async fn settled(
+        &self,
+        credentials: &DeviceCredentials,
+        repeat: Repeat,
+    ) -> Result<(Cloud, Option<Undisturbed>), Error> {
+        match credentials {
+            DeviceCredentials::Certificate(certificate) => {
+                let (shown, undisturbed) = certificate.settled().await?;
+                Ok((self.over(shown.https(&self.options), repeat), undisturbed))
+            }
+            DeviceCredentials::SymmetricKey(_) | DeviceCredentials::Tpm(_) => {
+                Ok((self.over(self.plain.clone(), repeat), None))
+            }
+        }
     }
 
     /// Calls that show `identity`, whatever the credentials are.

@@ -103,6 +103,12 @@ pub(crate) async fn revive(renewal: Arc<DeviceRenewal>) {
     let _ = revived.await;
 }
 
+/// Whether `identity` has the certificate that is good now, as far as that can be seen.
+pub(crate) async fn is_pair(renewal: &DeviceRenewal, identity: &ClientIdentity) -> bool {
+    let pair = renewal.pair().await;
+    pair.map_or(true, |pair| pair.certificate.chain().first() == identity.chain.first())
+}
+
 async fn open(
     certificate: &Certificate,
     slot: Slot,

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use cert_renewal::Undisturbed;
 use http_common::chain;
 use http_common::https::{ClientIdentity, Https, HttpsOptions};
 use openssl::nid::Nid;
@@ -101,6 +102,32 @@ impl DeviceCertificate {
         }
     }
 
+    /// The certificate to show for who makes it known as the device's, and what keeps a renewal from doing that with another
+    /// one meanwhile. Whoever has it must not look again.
+    pub(crate) async fn settled(&self) -> Result<(Arc<Shown>, Option<Undisturbed>), Error> {
+        let Some(renewal) = self.renewal() else { return Ok((self.shown().await?, None)) };
+        let mut shown = self.shown().await?;
+        for _ in 0..LOOKS {
+            let undisturbed = renewal.undisturbed().await;
+            let good = self.good();
+            if let Some(good) = good.filter(|good| Arc::ptr_eq(good, &shown))
+                && renew::is_pair(&renewal, &good.identity).await
+            {
+                return Ok((good, Some(undisturbed)));
+            }
+            drop(undisturbed);
+            shown = self.look_again().await?;
+        }
+        Ok((shown, None))
+    }
+
+    /// Whether another one is shown than `before`, or is about to be.
+    pub(crate) async fn is_other_than(&self, before: Option<&Arc<Shown>>) -> bool {
+        let Some(renewal) = self.renewal() else { return false };
+        drop(renewal.undisturbed().await);
+        self.good().is_some_and(|shown| before.is_none_or(|before| !Arc::ptr_eq(before, &shown)))
+    }
+
     /// Wait until it has been looked at once, if that does not take too long: both may be about to be made.
     pub(crate) async fn first_look(&self) {
         if self.seen().looks == 0 {
@@ -130,7 +157,8 @@ impl DeviceCertificate {
         self.renewal.lock().expect("no panic while held").as_ref().map(Kept::renewal)
     }
 
-    fn good(&self) -> Option<Arc<Shown>> {
+    /// The one in use, if it is valid.
+    pub(crate) fn good(&self) -> Option<Arc<Shown>> {
         self.seen().shown.clone().filter(|shown| shown.is_valid(&self.what.cert_id))
     }
 
@@ -186,6 +214,8 @@ impl std::fmt::Debug for Shown {
     }
 }
 
+/// Looks at what renewals have done, before one goes on with what is shown.
+const LOOKS: usize = 3;
 /// How long a caller waits for the first look.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use http_common::chain;
-use tokio::sync::{Mutex as Turn, Notify, OwnedRwLockReadGuard, RwLock};
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
 
 use crate::actor::{Actor, Verdict};
@@ -32,6 +32,8 @@ pub struct Renewal<A, M = Journal, C = WallClock> {
     pace: Mutex<Pace>,
     /// One renewal at a time.
     one_at_a_time: Turn<()>,
+    /// One at a time has a certificate accepted, and puts it in place.
+    settling: Arc<Turn<()>>,
     /// Nobody uses a pair while it is exchanged.
     exchange: Arc<RwLock<()>>,
     changed: Notify,
@@ -67,6 +69,13 @@ impl<E: std::error::Error + 'static> From<Error<E>> for Failure<E> {
     }
 }
 
+/// While it lives, renewal has no certificate accepted, nor puts one in place that was: the one in place stays the one that
+/// is known to who must accept it. Who has it must not wait for a renewal.
+#[derive(Debug)]
+pub struct Undisturbed {
+    _settling: OwnedMutexGuard<()>,
+}
+
 impl<A: Actor> Renewal<A> {
     /// Of the certificate that the log calls `name`. Does nothing until it [`run`](Self::run)s.
     pub fn new(name: &str, actor: A, journal: Journal) -> Self {
@@ -84,6 +93,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             clock,
             pace: Mutex::default(),
             one_at_a_time: Turn::default(),
+            settling: Arc::default(),
             exchange: Arc::default(),
             changed: Notify::new(),
         }
@@ -137,6 +147,12 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
         Hold { _exchange: Arc::clone(&self.exchange).read_owned().await }
     }
 
+    /// For who makes the certificate in place known to who must accept it. Waits until a renewal that does the same with
+    /// another one has put that in place, or has given it up.
+    pub async fn undisturbed(&self) -> Undisturbed {
+        Undisturbed { _settling: Arc::clone(&self.settling).lock_owned().await }
+    }
+
     /// How it goes.
     pub fn status(&self) -> Status {
         self.pace().status.clone()
@@ -176,7 +192,7 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
     }
 
     async fn work(&self, refused: Option<Digest>) -> Result<(), Failure<A::Error>> {
-        let mut rotation = Rotation::default();
+        let (mut rotation, mut settling) = (Rotation::default(), None);
         for _ in 0..MOST_STEPS {
             let facts = match self.look(Purpose::Renewal { refused }).await {
                 Ok(facts) => rotation.ours(facts),
@@ -193,7 +209,11 @@ impl<A: Actor, M: Memory, C: Clock> Renewal<A, M, C> {
             let is_wanted = is_due || facts.pending.as_ref().is_some_and(|pending| pending.is_forced);
             let rotate_key = is_wanted && self.rotates(&facts, &mut rotation).await?;
             let order = Order { is_due, rotate_key, can_move: rotation.can_move, now };
-            match next(&facts, &order) {
+            let step = next(&facts, &order);
+            if settling.is_none() && step.settles() {
+                settling = Some(self.settling.lock().await);
+            }
+            match step {
                 Step::Rest => {
                     self.pace().at_rest();
                     return Ok(());

@@ -61,7 +61,9 @@ async fn power_loss_at_each_step_of_each_story() {
                             );
                             assert!(is_exclusive || plant.can_authenticate(), "at the crash: {story}");
                             plant.start_again(None);
-                            plant.run(rotate_key, DAY / 4).await;
+                            // What is over is tried again within minutes.
+                            let time = if now < START + LIFE { DAY / 4 } else { ROUND };
+                            plant.run(rotate_key, time).await;
                             check_end(&plant, *is_renewed, &story);
                             runs += 1;
                             if !died {
@@ -503,4 +505,38 @@ async fn services_that_are_away_are_counted_once_in_a_pause_and_seen_when_they_a
         assert_eq!(plant.number() > 1, at > AT_80);
         running.abort();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_makes_the_certificate_in_place_known_is_not_overtaken() {
+    let plant = Plant::new(AT_80 + 2000);
+    let renewal = Arc::new(plant.renewal(true));
+    let undisturbed = renewal.undisturbed().await;
+    let running = tokio::spawn({
+        let renewal = renewal.clone();
+        async move { renewal.run().await }
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(plant.world().effects.last(), Some(&"issued"), "nobody is asked to accept it yet");
+    assert_eq!(renewal.pair().await.unwrap().slot, Slot::Current, "and the pair can be used");
+    drop(undisturbed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(plant.is_at_rest() && plant.number() > 1);
+    let _undisturbed = renewal.undisturbed().await;
+    running.abort();
+
+    // The other way round: from the question until it is in place.
+    let plant = Plant::new(AT_80 + 2000);
+    let renewal = Arc::new(plant.renewal(true));
+    let running = tokio::spawn({
+        let renewal = renewal.clone();
+        async move { renewal.run().await }
+    });
+    while !plant.world().effects.contains(&"ask") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(plant.number(), 1);
+    let _undisturbed = renewal.undisturbed().await;
+    assert!(plant.is_at_rest() && plant.number() > 1, "{:?}", plant.world().effects);
+    running.abort();
 }

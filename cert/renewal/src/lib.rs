@@ -29,7 +29,7 @@ mod step;
 pub use actor::{Actor, Verdict};
 pub use certificate::{BadCertificate, Certificate, Digest, KeyKind, KeyPrint};
 pub use clock::{Clock, WallClock};
-pub use engine::{Hold, Pair, Renewal};
+pub use engine::{Hold, Pair, Renewal, Undisturbed};
 pub use error::Error;
 pub use journal::{Journal, JournalError, Memory};
 pub use policy::{Policy, Span, Trouble, Validity};

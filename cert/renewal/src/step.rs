@@ -104,6 +104,13 @@ pub enum Step {
     GiveUp(Why),
 }
 
+impl Step {
+    /// Whether it is one of those that have the new certificate accepted and put it in place.
+    pub(crate) fn settles(self) -> bool {
+        matches!(self, Self::Ask(_) | Self::MoveKey | Self::Import)
+    }
+}
+
 /// Why there is no pair to renew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Stuck {

@@ -132,7 +132,7 @@ impl Identityd {
             }
         }
         let Some(device) = self.device() else { return Ok(()) };
-        let at_hub = device.modules.at_hub(deadline.min(Instant::now() + LIST_LIMIT)).await?;
+        let at_hub = list(&device, deadline.min(Instant::now() + LIST_LIMIT)).await?;
         self.bring_in_line(settings, &device, &at_hub, Mode::Repair, Some(deadline)).await
     }
 
@@ -147,7 +147,7 @@ impl Identityd {
         }
         let Some(device) = self.device() else { return Ok(()) };
         let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
-        match device.modules.at_hub(Instant::now() + LIST_LIMIT).await {
+        match list(&device, Instant::now() + LIST_LIMIT).await {
             Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await,
             Err(error) if is_dps && error.suggests_registration() => {
                 tracing::warn!("this device has to be registered again, asking DPS: {}", chain(&error));
@@ -171,7 +171,7 @@ impl Identityd {
         let deadline = Instant::now() + REGISTER_LIMIT;
         self.register(settings, Repeat::UnlessThrottled, deadline).await?;
         let Some(device) = self.device() else { return Ok(()) };
-        let at_hub = device.modules.at_hub(Instant::now() + LIST_LIMIT).await?;
+        let at_hub = list(&device, Instant::now() + LIST_LIMIT).await?;
         self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await
     }
 
@@ -180,9 +180,13 @@ impl Identityd {
         let Some(credentials) = self.credentials(settings) else {
             return Ok(());
         };
-        let registered = match self.cloud.of(&credentials, repeat).await {
-            Ok(cloud) => dps::register(dps, &credentials, &cloud, &self.services.workshop, deadline).await,
-            Err(error) => Err(error),
+        let settled = self.cloud.settled(&credentials, repeat);
+        let registered = match timeout_at(deadline.into(), settled).await {
+            Ok(Ok((cloud, _undisturbed))) => {
+                dps::register(dps, &credentials, &cloud, &self.services.workshop, deadline).await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Unfinished),
         };
         self.turn.registered();
         let record = registered?;
@@ -293,6 +297,24 @@ impl Identityd {
             Some(loss) => (Some(loss), keyed),
             None => (None, Vec::new()),
         }
+    }
+}
+
+/// The modules at the hub. If a renewal has made another certificate the device's meanwhile, the hub is asked with that.
+async fn list(device: &Device, deadline: Instant) -> Result<Vec<Module>, Error> {
+    let DeviceCredentials::Certificate(certificate) = &device.credentials else {
+        return device.modules.at_hub(deadline).await;
+    };
+    let before = certificate.good();
+    match device.modules.at_hub(deadline).await {
+        Err(error) if error.suggests_registration() => {
+            let is_other = certificate.is_other_than(before.as_ref());
+            match timeout_at(deadline.into(), is_other).await {
+                Ok(true) => device.modules.at_hub(deadline).await,
+                Ok(false) | Err(_) => Err(error),
+            }
+        }
+        listed => listed,
     }
 }
 
