@@ -21,7 +21,8 @@ fn each_has_a_text_that_says_what_is_wrong() {
         ("dgst -blake2b512 -sign {} data", rsa, "the digest \"blake2b512\""),
         ("pkey -in {} -pubout", &absent, "letters and digits"),
     ] {
-        let errors = world.openssl_fails(words, key);
+        // Which names are in capitals depends on the version of OpenSSL.
+        let errors = world.openssl_fails(words, key).to_lowercase();
         assert!(errors.contains(reason), "{words}: {errors}");
     }
     let public = "aziot:id=ec-p256?type=public";
