@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use suite_tests::http::wait_for;
+use suite_tests::{http::wait_for, keys::Keys as _};
 
 use crate::site::{LIFE, OVER, PATIENCE, Site};
 use crate::{KEEPING, ROTATING};
@@ -149,6 +149,33 @@ fn need_9_the_kind_of_an_identitys_key_can_be_chosen() {
         site.check_pair(settings);
         assert_eq!(bits_of(&site), bits, "{settings}");
     }
+}
+
+/// The certificate is gone, and its key is still there.
+#[test]
+fn need_9_a_key_of_another_kind_than_is_chosen_is_not_used_for_another_certificate() {
+    let bootstrap = "bootstrap_identity_cert = 'boot'\nbootstrap_identity_pk = 'boot'\n";
+    let site = Site::without_identity(&format!(
+        "{bootstrap}identity_key_algorithm = 'rsa-3072'\n\
+         identity_auto_renew = {{ enabled = false }}"
+    ));
+    site.give("boot", LIFE, 60);
+    site.keyd.client().create_pair("est-id", "ec-p384");
+    let old = site.key();
+    site.fault("est.enroll", 0, &serde_json::json!({ "status": 403 }));
+    let refused = site
+        .certd
+        .client()
+        .post("/certificates", &serde_json::json!({ "certId": "press", "csr": crate::csr() }));
+    assert_eq!(
+        (refused.status, site.key() == old),
+        (500, true),
+        "the old key stays as long as nobody needs another one"
+    );
+    site.heal();
+    site.check_pair_after_use("another kind");
+    assert_eq!(site.identity().public_key().unwrap().bits(), 3072);
+    assert!(!site.has_temporary_key());
 }
 
 #[test]
