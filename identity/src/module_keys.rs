@@ -2,7 +2,7 @@
 //! (spec identity-service, 10.2). Knows no hub.
 //!
 //! keyd is the only one that has the master key. If it is lost, keys of a new one are of no use until the hub has them: that is
-//! noticed (`watch.rs`) at each start, and while we run [`LOOK`] after somebody has asked for a key.
+//! noticed (`watch.rs`) at each start, and while we run when somebody asks for a key and nobody has for [`LOOK`].
 
 mod watch;
 
@@ -99,7 +99,7 @@ impl MasterKey {
         module: &str,
         generation: &str,
     ) -> Result<KeyHandle, ClientError> {
-        self.look_soon();
+        self.look_if_due().await;
         self.derive(module, generation, Which::Primary).await
     }
 
@@ -183,17 +183,27 @@ impl MasterKey {
         Ok(sha256(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Look in the background, if nobody has for a while.
-    fn look_soon(self: &Arc<Self>) {
-        let mut kept = self.handle.lock().expect("no panic while held");
-        let Some(kept) = kept.as_mut().filter(|kept| kept.looked.elapsed() >= LOOK) else { return };
-        kept.looked = Instant::now();
+    /// Look, if nobody has for a while; a keyd that takes its time is not waited for.
+    async fn look_if_due(self: &Arc<Self>) {
+        if !self.is_due() {
+            return;
+        }
         let master = Arc::clone(self);
-        tokio::spawn(async move {
+        let look = tokio::spawn(async move {
             if let Err(error) = master.look().await {
                 tracing::debug!("the master key cannot be looked at: {}", chain(&error));
             }
         });
+        // Otherwise it goes on, for those who come later.
+        let _ = tokio::time::timeout(LOOK_LIMIT, look).await;
+    }
+
+    /// Whether nobody has looked for a while; then it is the caller's turn.
+    fn is_due(&self) -> bool {
+        let mut kept = self.handle.lock().expect("no panic while held");
+        let Some(kept) = kept.as_mut().filter(|kept| kept.looked.elapsed() >= LOOK) else { return false };
+        kept.looked = Instant::now();
+        true
     }
 
     fn kept(&self) -> Option<KeyHandle> {
@@ -215,6 +225,8 @@ const MASTER: &str = "aziot_identityd_master_id";
 const FINGERPRINT: &[u8] = b"fingerprint";
 /// How long a master key that is lost may go unnoticed while keys of it are asked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long who asks for a key waits for that.
+const LOOK_LIMIT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {
