@@ -45,6 +45,7 @@
 //! # });
 //! ```
 
+mod apart;
 pub mod blocking;
 mod body;
 mod client;
@@ -67,6 +68,7 @@ mod server;
 mod version;
 mod wire;
 
+pub use apart::wait_apart;
 pub use body::BODY_LIMIT;
 pub use client::{Client, ClientError};
 pub use endpoint::{Endpoint, Handlers, Operation, Serve, Service};

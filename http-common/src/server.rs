@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::apart::with_slot;
 use crate::body::read;
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
@@ -32,7 +33,7 @@ pub struct Server<S> {
     router: Router<S>,
     limits: Limits,
     /// For requests that wait for others, so that they keep nobody from the rest.
-    waiting_limits: Limits,
+    waiting_limits: Arc<Limits>,
     connections: Arc<Connections>,
     repeats: Repeats,
     /// Whether those that are still not done after the signal to stop are given up.
@@ -47,7 +48,7 @@ impl<S: Handlers> Server<S> {
             state,
             router,
             limits: Limits::new(max_requests),
-            waiting_limits: Limits::new(max_requests),
+            waiting_limits: Arc::new(Limits::new(max_requests)),
             connections: Connections::new(max_connections),
             repeats: Repeats::default(),
             given_up: watch::Sender::new(false),
@@ -133,7 +134,14 @@ impl<S: Handlers> Server<S> {
         let mut http = http;
         let ended = tokio::select! {
             ended = &mut http => Some(ended),
-            () = connection.closing() => None,
+            () = connection.closing() => match connection.phase().0 {
+                // A request came in at this very moment.
+                Phase::Busy => {
+                    Pin::new(&mut http).graceful_shutdown();
+                    Some((&mut http).await)
+                }
+                Phase::Head | Phase::Idle => None,
+            },
             () = told(&mut stop) => {
                 Pin::new(&mut http).graceful_shutdown();
                 Some((&mut http).await)
@@ -226,7 +234,7 @@ impl<S: Handlers> Server<S> {
 
     /// Runs a handler to its end, even if the caller hangs up. One that is ready at once costs no task.
     async fn run_handler(&self, uid: u32, Prepared { mut running, waits }: Prepared) -> Outcome {
-        let limits = if waits { &self.waiting_limits } else { &self.limits };
+        let limits = if waits { &*self.waiting_limits } else { &self.limits };
         let permit = limits.admit(uid).await.map_err(|throttled| {
             let mut reply = ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled);
             reply.retry_after = Some(RETRY_SECS);
@@ -236,11 +244,7 @@ impl<S: Handlers> Server<S> {
         match first.await {
             Ok(Poll::Ready(outcome)) => outcome,
             Ok(Poll::Pending) => {
-                let task = tokio::spawn(async move {
-                    let outcome = running.await;
-                    drop(permit);
-                    outcome
-                });
+                let task = tokio::spawn(with_slot(permit, Arc::clone(&self.waiting_limits), uid, running));
                 task.await.unwrap_or_else(|_| Err(Failure::panicked()))
             }
             Err(_) => Err(Failure::panicked()),

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_common::{ApiError, Handlers, Peer, Serve, Server, StatusCode};
+use http_common::{ApiError, Handlers, Peer, Serve, Server, StatusCode, wait_apart};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,6 +18,10 @@ use tokio::time::Instant;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Hang {}
 
+/// Turns out to wait for somebody who never comes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Wander {}
+
 /// Is done at once.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Look {}
@@ -26,6 +30,7 @@ http_common::endpoints! {
     /// For tests.
     TestApi "test" ["2020-09-01"];
     POST "/hang" since "2020-09-01" Hang -> OK String, waits;
+    POST "/wander" since "2020-09-01" Wander -> OK String;
     GET  "/look" since "2020-09-01" Look -> OK String;
 }
 
@@ -48,6 +53,12 @@ impl Handlers for Test {
 impl Serve<Hang> for Test {
     async fn serve(&self, _: Peer, _: Hang) -> Result<String, Never> {
         pending().await
+    }
+}
+
+impl Serve<Wander> for Test {
+    async fn serve(&self, _: Peer, _: Wander) -> Result<String, Never> {
+        wait_apart(pending()).await
     }
 }
 
@@ -89,10 +100,26 @@ async fn who_waits_for_others_keeps_nobody_waiting_and_is_throttled_too() {
     let (directory, _stop, _serving) = serve(2);
     let _hanging = [ask(&directory, "POST /hang").await, ask(&directory, "POST /hang").await];
     let third = ask(&directory, "POST /hang").await;
-    let start = Instant::now();
-    assert!(answer(ask(&directory, "GET /look").await).await.starts_with("HTTP/1.1 200 "));
-    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+    is_quick(&directory).await;
     assert!(answer(third).await.starts_with("HTTP/1.1 429 "), "they are not without limit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_turns_out_to_wait_keeps_nobody_waiting_and_is_throttled_too() {
+    let (directory, _stop, _serving) = serve(2);
+    let _apart = [ask(&directory, "POST /wander").await, ask(&directory, "POST /wander").await];
+    is_quick(&directory).await;
+    // Those for whom there is no place apart keep their slots.
+    let _in_place = [ask(&directory, "POST /wander").await, ask(&directory, "POST /wander").await];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let look = ask(&directory, "GET /look").await;
+    assert!(answer(look).await.starts_with("HTTP/1.1 429 "), "they are not without limit");
+}
+
+async fn is_quick(directory: &tempfile::TempDir) {
+    let start = Instant::now();
+    assert!(answer(ask(directory, "GET /look").await).await.starts_with("HTTP/1.1 200 "));
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,13 +26,13 @@ pub mod store;
 
 use std::sync::Arc;
 
-use http_common::Peer;
+use http_common::{Peer, wait_apart};
 use key_api::{AziotKeys, Config, KeyHandle, KeyUsage};
 use zeroize::Zeroizing;
 
 use access::Access;
 use handle::{Opened, Subject};
-use store::{FileStore, KeyPair, KeyStore, LocatedStore, Pass, SoftKey, SymmetricKey, Task};
+use store::{FileStore, KeyPair, KeyStore, LocatedStore, SoftKey, SymmetricKey, Task};
 use worker::Worker;
 
 pub use error::{Error, Internal};
@@ -163,17 +163,28 @@ impl Keyd {
         task: Task,
         job: impl FnOnce(&dyn KeyStore, &Permit) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let pass = match self.store.gate(&permit, task) {
-            Some(gate) => Some(gate.enter().await?),
-            None => None,
-        };
         let store = Arc::clone(&self.store);
-        let job = tokio::task::spawn_blocking(move || {
-            let _pass: Option<Pass> = pass;
-            job(&*store, &permit)
-        });
-        job.await.unwrap_or_else(|_| Err(Internal::Worker.into()))
+        match self.store.gate(&permit, task) {
+            Some(gate) => {
+                wait_apart(async {
+                    let pass = gate.enter().await?;
+                    on_thread(move || {
+                        let _pass = pass;
+                        job(&*store, &permit)
+                    })
+                    .await
+                })
+                .await
+            }
+            None => on_thread(move || job(&*store, &permit)).await,
+        }
     }
+}
+
+async fn on_thread<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(|_| Err(Internal::Worker.into()))
 }
 
 /// A validation key that has vanished from its token since it was used last is no fault of the caller.

@@ -25,7 +25,6 @@ mod work;
 
 pub use file::FileStore;
 pub use gate::Gate;
-pub(crate) use gate::Pass;
 pub use located::LocatedStore;
 pub use pkcs11::Fault;
 pub use soft::{SoftKey, SoftPair};

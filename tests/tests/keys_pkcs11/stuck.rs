@@ -46,7 +46,7 @@ fn keys_need_20_a_library_that_keeps_a_call_and_loses_its_token_is_replaced_with
     let site = Site::new();
     let client = site.keyd.client();
     let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
-    for round in 1..=3 {
+    let get_stuck = || {
         fs::write(site.order("gone"), "").unwrap();
         let begun = Instant::now();
         let stuck = thread::spawn({
@@ -59,13 +59,22 @@ fn keys_need_20_a_library_that_keeps_a_call_and_loses_its_token_is_replaced_with
                 scope.spawn(|| (0..5).for_each(|_| drop(client.post("/sign", &request).expect(200))));
             }
         });
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
         assert!(!stuck.is_finished());
+        stuck
+    };
+    // Each copy has variables of its own; those that have come to their end are used again.
+    for (times, ended) in [(2, 2), (1, 3)] {
+        let stuck: Vec<_> = (0..times).map(|_| get_stuck()).collect();
         fs::write(site.order("release"), "").unwrap();
-        stuck.join().unwrap().expect(200);
-        wait_for("the library that was left behind to be ended", BOUND, || {
-            let ended = fs::read_to_string(site.order("ended")).unwrap_or_default();
-            (ended.len() == round).then_some(())
+        for stuck in stuck {
+            // Late answers count, unless they are too late.
+            let status = stuck.join().unwrap().status;
+            assert!([200, 500].contains(&status), "{status}");
+        }
+        wait_for("the libraries that were left behind to be ended", BOUND, || {
+            let has_ended = fs::read_to_string(site.order("ended")).unwrap_or_default().len() == ended;
+            has_ended.then_some(())
         });
         fs::remove_file(site.order("release")).unwrap();
     }

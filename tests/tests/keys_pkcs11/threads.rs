@@ -1,14 +1,14 @@
 //! Whose threads a token may keep waiting that does not answer.
 
 use std::{
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use suite_tests::{
     harness::{KEYD, Setup},
-    keys::Keys,
+    keys::{Keys, ecdsa_request},
     p11_kit::RemoteToken,
 };
 
@@ -37,5 +37,37 @@ fn keys_need_20_a_token_that_hangs_keeps_no_thread_from_files() {
     token.signal(Signal::CONT);
     for caller in callers {
         caller.join().unwrap().expect(400);
+    }
+}
+
+/// As many requests as a user may have wait for a token that does not answer: those for keys in files have slots of their own.
+#[test]
+fn keys_need_20_a_token_that_hangs_keeps_no_slot_from_files() {
+    let token = RemoteToken::new();
+    let setup = token.base_slot(Setup::new(&KEYD));
+    let file = setup.directory().join("file-key");
+    fs::write(&file, "a key in a file").unwrap();
+    let toml = format!("[preloaded_keys]\nfile-key = 'file://{}'\n", file.display());
+    let keyd = setup.drop_in("50-preloaded.toml", &toml).start();
+    let client = keyd.client();
+    let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
+    let file_key = client.load_key("file-key");
+    // The key that makes handles genuine is on the token.
+    client.hmac(&file_key, b"m");
+    token.signal(Signal::STOP);
+    let callers: Vec<_> = (0..10)
+        .map(|_| {
+            let (client, request) = (keyd.client(), request.clone());
+            thread::spawn(move || client.post("/sign", &request).status)
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    client.hmac(&file_key, b"m");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(!callers.iter().any(thread::JoinHandle::is_finished));
+    token.signal(Signal::CONT);
+    for caller in callers {
+        assert_eq!(caller.join().unwrap(), 200);
     }
 }

@@ -8,15 +8,25 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Lets `open` open a copy of the library at `path`, which stays as long as it is loaded.
-///
-/// # Errors
-///
-/// The library cannot be read, or there is no memory for it.
-pub(super) fn open<T>(path: &Path, open: impl FnOnce(PathBuf) -> T) -> io::Result<T> {
-    let copy = File::from(memfd_create("pkcs11", MemfdFlags::CLOEXEC)?);
-    io::copy(&mut File::open(path)?, &mut &copy)?;
-    Ok(open(PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()))))
+/// A copy. It has to be kept as long as it may be loaded: the linker would take another one of the same name for it.
+pub(super) struct Copy(File);
+
+impl Copy {
+    /// A copy of the library at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The library cannot be read, or there is no memory for it.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let copy = File::from(memfd_create("pkcs11", MemfdFlags::CLOEXEC)?);
+        io::copy(&mut File::open(path)?, &mut &copy)?;
+        Ok(Self(copy))
+    }
+
+    /// By which it can be loaded in this process.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
 }
 
 #[cfg(test)]
@@ -24,12 +34,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_copy_is_another_file_with_the_same_content() {
+    fn each_copy_has_a_name_of_its_own_and_the_same_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("library");
         std::fs::write(&path, "content").unwrap();
-        let content = |copy: PathBuf| std::fs::read_to_string(copy).unwrap();
-        assert_eq!(open(&path, content).unwrap(), "content");
-        assert!(open(&directory.path().join("none"), content).is_err());
+        let copies = [(); 3].map(|()| Copy::of(&path).unwrap());
+        for copy in &copies {
+            assert_eq!(std::fs::read_to_string(copy.path()).unwrap(), "content");
+            assert_eq!(copies.iter().filter(|other| other.path() == copy.path()).count(), 1);
+        }
+        assert!(Copy::of(&directory.path().join("none")).is_err());
     }
 }

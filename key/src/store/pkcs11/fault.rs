@@ -54,6 +54,11 @@ pub enum Fault {
         "the token refused the PIN ({0}); it is not tried again until another one is configured, so that it does not lock the token"
     )]
     PinRefused(&'static str),
+    /// The token was asked to log in with this PIN, and has not answered.
+    #[error(
+        "the token has not answered a login by this PIN; it is not tried again before, so that it does not lock the token"
+    )]
+    Unanswered,
     /// One more wrong PIN would lock the token.
     #[error(
         "the token lets the PIN be wrong one more time only; log in by hand, for example with pkcs11-tool --login, before the PIN of the configuration is tried"
@@ -148,6 +153,7 @@ impl Fault {
             | Self::NoPin { .. }
             | Self::PinMissing
             | Self::PinRefused(_)
+            | Self::Unanswered
             | Self::LastTry
             | Self::TimedOut(_)
             | Self::Stalled(_)

@@ -42,10 +42,12 @@ impl Inside {
 
     /// For how long nobody has come out, if a call should have.
     pub(super) fn stuck(&self, now: Instant) -> Option<Duration> {
-        let overdue = self.visits.iter().filter(|visit| now > visit.since + visit.limit);
-        let since = overdue.map(|visit| visit.since).min()?;
-        let is_stuck = self.last_return.is_none_or(|last| last < since);
-        is_stuck.then(|| now.saturating_duration_since(since))
+        // Those before whom others have come out may just be slow.
+        let is_stuck = |visit: &&Visit| {
+            now > visit.since + visit.limit && self.last_return.is_none_or(|last| last < visit.since)
+        };
+        let since = self.visits.iter().filter(is_stuck).map(|visit| visit.since).min()?;
+        Some(now.saturating_duration_since(since))
     }
 }
 
@@ -66,7 +68,10 @@ mod tests {
         assert_eq!(inside.oldest(now + 7 * second), Some(7 * second));
         inside.leave(short, now + 8 * second);
         assert_eq!(inside.stuck(now + 30 * second), None, "others come out");
-        inside.leave(long, now + 31 * second);
+        inside.enter(now + 31 * second, second);
+        assert_eq!(inside.stuck(now + 40 * second), Some(9 * second), "nobody comes out any more");
+        inside.leave(3, now + 41 * second);
+        inside.leave(long, now + 41 * second);
         assert!(inside.is_empty() && inside.stuck(now + 60 * second).is_none());
     }
 }

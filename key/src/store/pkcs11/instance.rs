@@ -13,7 +13,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error as Pkcs11Error, RvError};
 
 use super::back_off::BackOff;
-use super::copy;
+use super::copy::Copy;
 use super::fault::Fault;
 use super::inside::Inside;
 
@@ -41,6 +41,8 @@ struct State {
     wanted: usize,
     /// Nobody comes in any more; whoever leaves last ends it.
     is_left_behind: bool,
+    /// What is loaded of a copy.
+    copy: Option<Arc<Copy>>,
 }
 
 /// The library, ready for calls as long as this is held.
@@ -89,8 +91,19 @@ impl Instance {
         }
     }
 
+    /// The same if it is ready and in this `epoch`.
+    pub(super) fn enter_in(self: &Arc<Self>, epoch: u64, limit: Duration) -> Option<Ready> {
+        let mut state = self.state();
+        let library = state.library.clone().filter(|_| !state.is_taken && state.epoch == epoch)?;
+        let visit = state.inside.enter(Instant::now(), limit);
+        Some(Ready { instance: Arc::clone(self), visit, library, epoch })
+    }
+
     /// Makes the library ready anew, unless somebody did since `epoch`. Waits a moment until no call is in it.
     pub(super) fn restart(&self, epoch: u64, reason: &Fault) -> Result<(), Fault> {
+        if self.state().epoch != epoch {
+            return Ok(());
+        }
         let exclusive = self.exclusive()?;
         let library = {
             let mut state = self.state();
@@ -119,14 +132,15 @@ impl Instance {
         Some(oldest)
     }
 
-    /// Whether it may be entered again after it was left behind: it has come to its end. Then it may.
-    pub(super) fn take_up(&self) -> bool {
-        let mut state = self.state();
-        let is_free = state.inside.is_empty() && !state.is_taken;
-        if is_free {
-            state.is_left_behind = false;
-        }
-        is_free
+    /// Whether nobody is in there.
+    pub(super) fn is_free(&self) -> bool {
+        let state = self.state();
+        state.inside.is_empty() && !state.is_taken
+    }
+
+    /// From now on it is entered again.
+    pub(super) fn take_up(&self) {
+        self.state().is_left_behind = false;
     }
 
     /// Leaves the tokens in a sane state, unless a call is still in the library.
@@ -179,11 +193,8 @@ impl Instance {
 
     fn load(&self) -> Result<Pkcs11, String> {
         let said = |error| Fault::said("start")(error).to_string();
-        let library = match self.is_copy {
-            true => copy::open(&self.path, Pkcs11::new).map_err(|error| error.to_string())?,
-            false => Pkcs11::new(&self.path),
-        };
-        let library = library.map_err(said)?;
+        let path = if self.is_copy { self.copy()?.path() } else { self.path.clone() };
+        let library = Pkcs11::new(path).map_err(said)?;
         let threads = CInitializeFlags::OS_LOCKING_OK | CInitializeFlags::LIBRARY_CANT_CREATE_OS_THREADS;
         match library.initialize(CInitializeArgs::new(threads)) {
             Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
@@ -196,8 +207,19 @@ impl Instance {
         Ok(library)
     }
 
+    fn copy(&self) -> Result<Arc<Copy>, String> {
+        if let Some(copy) = &self.state().copy {
+            return Ok(Arc::clone(copy));
+        }
+        let copy = Arc::new(Copy::of(&self.path).map_err(|error| error.to_string())?);
+        Ok(Arc::clone(self.state().copy.insert(copy)))
+    }
+
     fn left(&self, visit: u64) {
-        let mut state = self.state();
+        self.left_in(self.state(), visit);
+    }
+
+    fn left_in(&self, mut state: MutexGuard<'_, State>, visit: u64) {
         state.inside.leave(visit, Instant::now());
         let is_last = state.inside.is_empty();
         let is_end = is_last && state.is_left_behind && state.library.is_some();
@@ -235,8 +257,9 @@ impl Drop for Ready {
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
-        self.instance.state().is_taken = false;
-        self.instance.left(self.visit);
+        let mut state = self.instance.state();
+        state.is_taken = false;
+        self.instance.left_in(state, self.visit);
     }
 }
 
@@ -339,8 +362,8 @@ mod tests {
         let instance = instance();
         let visit = instance.state().inside.enter(Instant::now(), PATIENCE);
         assert!(matches!(instance.restart(0, &Fault::NoObject), Err(Fault::TimedOut(PATIENCE))));
-        assert!(instance.leave_behind().is_some() && !instance.take_up());
+        assert!(instance.leave_behind().is_some() && !instance.is_free());
         instance.left(visit);
-        assert!(instance.take_up() && instance.leave_behind().is_none());
+        assert!(instance.is_free() && instance.leave_behind().is_none());
     }
 }

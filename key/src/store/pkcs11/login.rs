@@ -48,6 +48,14 @@ struct Known {
     /// The PIN that the token took last, and where it is.
     worked: Option<(Digest, PinSource)>,
     refused: Vec<(Digest, &'static str)>,
+    /// The PINs that the token looks at, be it that it never says what it thinks of them.
+    tried: Vec<Digest>,
+}
+
+/// A PIN that the token looks at as long as this lives.
+struct Try<'l> {
+    login: &'l Login,
+    digest: Digest,
 }
 
 impl Logins {
@@ -56,8 +64,8 @@ impl Logins {
         Self { by_token: Mutex::default(), refused: memory.map(Refused::new) }
     }
 
-    /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the PIN from `source`, or by one that came with
-    /// another of its names.
+    /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the PIN from
+    /// `source`, or by one that came with another of its names.
     pub(super) fn log_in(
         &self,
         ready: &Ready,
@@ -79,14 +87,17 @@ impl Logins {
         };
         let pin = pin::read(&source)?;
         let digest = pin::digest(&pin);
-        self.may_be_tried(&mut login.known(), (name, &info), &pin)?;
+        let tries = self.try_pin(&login, (name, &info), &pin)?;
         let raw = RawAuthPin::new(Box::new(pin.to_vec()));
         let fault = match session.login_with_raw(UserType::User, &raw) {
             Ok(()) => None,
             Err(error) => Some(Fault::said("log in")(error)),
         };
         let Some(fault) = fault.filter(|fault| fault.answer() != Some(RvError::UserAlreadyLoggedIn)) else {
-            *login.known() = Known { worked: Some((digest, source)), refused: Vec::new() };
+            let mut known = login.known();
+            (known.worked, known.refused) = (Some((digest, source)), Vec::new());
+            drop(known);
+            drop(tries);
             if let Some(refused) = &self.refused {
                 refused.forget(&token);
             }
@@ -102,6 +113,19 @@ impl Logins {
     }
 
     /// A fault if the token might be locked by this PIN.
+    fn try_pin<'l>(
+        &self,
+        login: &'l Login,
+        token: (&TokenName, &TokenInfo),
+        pin: &[u8],
+    ) -> Result<Try<'l>, Fault> {
+        let digest = pin::digest(pin);
+        let mut known = login.known();
+        self.may_be_tried(&mut known, token, pin)?;
+        known.tried.push(digest);
+        Ok(Try { login, digest })
+    }
+
     fn may_be_tried(
         &self,
         known: &mut Known,
@@ -113,6 +137,10 @@ impl Logins {
             return Err(Fault::PinRefused(why));
         }
         let has_worked = known.worked.as_ref().is_some_and(|(worked, _)| *worked == digest);
+        // A good one may have been changed meanwhile.
+        if known.tried.iter().filter(|tried| **tried == digest).count() > usize::from(has_worked) {
+            return Err(Fault::Unanswered);
+        }
         if has_worked {
             return Ok(());
         }
@@ -134,6 +162,15 @@ impl Logins {
     fn of(&self, token: &str) -> Arc<Login> {
         let mut by_token = self.by_token.lock().expect("no panic while held");
         Arc::clone(by_token.entry(token.to_owned()).or_default())
+    }
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        let mut known = self.login.known();
+        if let Some(tried) = known.tried.iter().position(|tried| *tried == self.digest) {
+            known.tried.swap_remove(tried);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fault::Fault;
 use super::instance::{Instance, Ready};
@@ -23,6 +23,10 @@ pub(super) struct Module {
 struct Instances {
     current: Arc<Instance>,
     others: Vec<Arc<Instance>>,
+    /// Until then no copy takes the place of the library, because none could be made ready.
+    not_before: Option<Instant>,
+    /// Whether it was told that there are no more copies.
+    is_told: bool,
 }
 
 impl Module {
@@ -31,7 +35,8 @@ impl Module {
         let logins = Logins::new(homedir.map(|homedir| homedir.join(REFUSED_PINS)));
         let epochs = Arc::default();
         let current = Instance::new(path.to_owned(), false, Arc::clone(&epochs));
-        let instances = Mutex::new(Instances { current, others: Vec::new() });
+        let instances =
+            Mutex::new(Instances { current, others: Vec::new(), not_before: None, is_told: false });
         Self { path: path.to_owned(), logins, epochs, instances }
     }
 
@@ -42,6 +47,7 @@ impl Module {
 
     /// Loads the library and makes it ready unless it is, for a call that should be over after `limit`.
     pub(super) fn ready(&self, limit: Duration) -> Result<Ready, Fault> {
+        let end = Instant::now() + limit;
         loop {
             let instance = self.current();
             if instance.stuck().is_some() && self.leave_behind(&instance) {
@@ -49,6 +55,7 @@ impl Module {
             }
             match instance.enter(limit) {
                 Ok(Some(ready)) => return Ok(ready),
+                Ok(None) if Instant::now() > end => return Err(Fault::TimedOut(limit)),
                 Ok(None) => {}
                 Err(fault) => {
                     self.give_up(&instance);
@@ -56,6 +63,11 @@ impl Module {
                 }
             }
         }
+    }
+
+    /// The same if it is ready and has not been made so anew since `epoch`.
+    pub(super) fn ready_in(&self, epoch: u64, limit: Duration) -> Option<Ready> {
+        self.current().enter_in(epoch, limit)
     }
 
     /// Makes the library ready anew, unless somebody did since `epoch`; or has another one if there are calls in it that do
@@ -74,10 +86,13 @@ impl Module {
         if !Arc::ptr_eq(&instances.current, stuck) {
             return true;
         }
+        if instances.not_before.is_some_and(|time| Instant::now() < time) {
+            return false;
+        }
         let Some(other) = self.other(&mut instances) else {
-            tracing::error!(
-                "{MOST} copies of the PKCS #11 library have calls in them that do not return; restart keyd if its token works"
-            );
+            if !mem::replace(&mut instances.is_told, true) {
+                tracing::error!("{OUT_OF_COPIES}");
+            }
             return false;
         };
         match stuck.leave_behind() {
@@ -86,6 +101,7 @@ impl Module {
                     "a call of the PKCS #11 library has not returned for {} s: a copy of the library takes its place",
                     time.as_secs()
                 );
+                instances.is_told = false;
                 instances.put(other);
             }
             // The calls have come out meanwhile.
@@ -96,20 +112,22 @@ impl Module {
 
     /// One that has nobody in it.
     fn other(&self, instances: &mut Instances) -> Option<Arc<Instance>> {
-        instances.free(|_| true).or_else(|| {
+        instances.free().or_else(|| {
             let is_room = instances.others.len() < MOST;
             is_room.then(|| Instance::new(self.path.clone(), true, Arc::clone(&self.epochs)))
         })
     }
 
-    /// After a copy could not be made ready: the library itself is used again as soon as it can be.
+    /// After a copy could not be made ready: what calls do return from the library itself are better than none.
     fn give_up(&self, copy: &Arc<Instance>) {
         let mut instances = self.instances();
         if !Arc::ptr_eq(&instances.current, copy) {
             return;
         }
-        if let Some(original) = instances.free(|other| !other.is_copy()) {
+        if let Some(original) = instances.others.iter().position(|other| !other.is_copy()) {
+            let original = instances.others.swap_remove(original);
             instances.put(original);
+            instances.not_before = Some(Instant::now() + PAUSE);
         }
     }
 
@@ -123,14 +141,15 @@ impl Module {
 }
 
 impl Instances {
-    /// Another one of this kind that has nobody in it.
-    fn free(&mut self, is_right: impl Fn(&Instance) -> bool) -> Option<Arc<Instance>> {
-        let free = self.others.iter().position(|other| is_right(other) && other.take_up())?;
+    /// Another one that has nobody in it.
+    fn free(&mut self) -> Option<Arc<Instance>> {
+        let free = self.others.iter().position(|other| other.is_free())?;
         Some(self.others.swap_remove(free))
     }
 
     /// Has `other` in the place of the current one.
     fn put(&mut self, other: Arc<Instance>) {
+        other.take_up();
         self.others.push(mem::replace(&mut self.current, other));
     }
 }
@@ -146,6 +165,10 @@ impl Drop for Module {
 const REFUSED_PINS: &str = "refused-pins";
 /// Libraries that are left behind at a time.
 const MOST: usize = 8;
+const OUT_OF_COPIES: &str = "the PKCS #11 library and all copies of it that may be loaded have calls in them that do not \
+                             return; if the token works, restart keyd";
+/// How long the library itself is used, as far as it can be, before a copy is tried again.
+const PAUSE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -95,7 +95,10 @@ pub(super) fn generate_key(call: &Call<'_>, name: &ObjectName, purpose: Purpose)
             .or_else(|_| generate(Mechanism::AesKeyGen, KeyType::AES, 16)),
     };
     match generated {
-        Ok(key) => keep_if_it_works(session, key, purpose),
+        Ok(key) => {
+            call.goes_on().or_else(|fault| destroy(session, key).and(Err(fault)))?;
+            keep_if_it_works(session, key, purpose)
+        }
         Err(fault) if fault.is_unsupported() => Ok(Kept::No),
         Err(fault) => Err(fault),
     }
@@ -123,7 +126,10 @@ pub(super) fn import_key(
     let created = session.create_object(&template).map_err(Fault::said("take a key"));
     wipe(&mut template);
     let kept = match created {
-        Ok(key) => keep_if_it_works(session, key, purpose)?,
+        Ok(key) => {
+            call.goes_on().or_else(|fault| destroy(session, key).and(Err(fault)))?;
+            keep_if_it_works(session, key, purpose)?
+        }
         Err(fault) if fault.is_outage() => return Err(fault),
         Err(fault) => {
             tracing::debug!("an import goes elsewhere: {fault}");
@@ -144,7 +150,7 @@ pub(super) fn destroy_key(call: &Call<'_>, name: &ObjectName) -> Result<(), Faul
 
 /// Makes a key pair by the first algorithm that the token can; `None` if it can none of them.
 pub(super) fn generate_pair(
-    session: &Session,
+    call: &Call<'_>,
     name: &ObjectName,
     algorithms: &[Algorithm],
 ) -> Result<Option<Halves>, Fault> {
@@ -176,8 +182,18 @@ pub(super) fn generate_pair(
             Attribute::Token(true),
         ];
         private.extend(attributes(name));
-        match session.generate_key_pair(&mechanism, &public, &private) {
-            Ok((public, private)) => return Ok(Some(Halves { public, private })),
+        match call.session.generate_key_pair(&mechanism, &public, &private) {
+            Ok((public, private)) => {
+                if let Err(fault) = call.goes_on() {
+                    // Who has begun anew must not find two pairs of one name.
+                    [private, public]
+                        .map(|half| destroy(call.session, half))
+                        .into_iter()
+                        .collect::<Result<(), _>>()?;
+                    return Err(fault);
+                }
+                return Ok(Some(Halves { public, private }));
+            }
             Err(error) => {
                 let fault = Fault::said("generate a key pair")(error);
                 if fault.is_outage() {

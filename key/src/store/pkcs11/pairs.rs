@@ -38,7 +38,7 @@ pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithms: &[Algori
     if let Some(half) = half {
         relabel(session, half, &corrupt(name)?)?;
     }
-    let made = objects::generate_pair(session, name, algorithms);
+    let made = objects::generate_pair(call, name, algorithms);
     match (half, &made) {
         (None, _) => {}
         (Some(half), Ok(Some(_))) if private.is_none() => {
@@ -62,6 +62,7 @@ pub(super) fn destroy_pair(call: &Call<'_>, name: &ObjectName) -> Result<(), Fau
     let session = call.session;
     for name in [Some(name.clone()), parked(name)].into_iter().flatten() {
         let (public, private) = find_halves(session, &name)?;
+        call.goes_on()?;
         [private, public].into_iter().flatten().try_for_each(|half| destroy(session, half))?;
     }
     Ok(())
@@ -96,16 +97,19 @@ pub(super) fn move_pair(
     let parking = parking.map(|half| (half, to_label.as_slice(), aside_label.as_slice()));
     let halves = [source.public, source.private];
     let moving = halves.map(|half| (half, from_label.as_slice(), to_label.as_slice()));
-    relabel_all(session, &parking.chain(moving).collect::<Vec<_>>())?;
+    relabel_all(call, &parking.chain(moving).collect::<Vec<_>>())?;
+    call.goes_on()?;
     if let Err(fault) = clear(session, &aside) {
         tracing::warn!("a replaced key pair is left on the token: {fault}");
     }
     Ok(())
 }
 
-/// Gives each object another label, or all their old ones.
-fn relabel_all(session: &Session, steps: &[(ObjectHandle, &[u8], &[u8])]) -> Result<(), Fault> {
+/// Gives each object another label, or all their old ones. If nobody waits for it any longer it is left as a crash would.
+fn relabel_all(call: &Call<'_>, steps: &[(ObjectHandle, &[u8], &[u8])]) -> Result<(), Fault> {
+    let session = call.session;
     for (done, (object, _, new)) in steps.iter().enumerate() {
+        call.goes_on()?;
         if let Err(fault) = relabel(session, *object, new) {
             for (object, old, _) in steps[..done].iter().rev() {
                 if let Err(fault) = relabel(session, *object, old) {

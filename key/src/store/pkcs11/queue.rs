@@ -166,12 +166,12 @@ impl<W> Drop for Queue<W> {
 impl<W> State<W> {
     /// Whether one more job may wait.
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
-        let end = self.overdue(now).map(|running| running.since + running.limit).min();
-        if let (Some(since), Some(end)) = (self.overdue(now).map(|running| running.since).min(), end)
-            && self.last_return < since
-        {
+        // Those before whom others have come back may just be slow.
+        let stalled = self.overdue(now).filter(|running| self.last_return < running.since);
+        if let Some(Running { since, limit }) = stalled.min_by_key(|running| running.since).copied() {
             // A new thread joins those that do not come back not at once, but when that has lasted.
-            let has_thread = self.idle > 0 || (now > end + PROBE_EVERY && self.running() < self.most(now));
+            let is_lasting = now > since + limit + PROBE_EVERY;
+            let has_thread = self.idle > 0 || (is_lasting && self.running() < self.most(now));
             if !has_thread || now <= self.last_probe + PROBE_EVERY {
                 return Err(Fault::Stalled(now - since));
             }
@@ -404,6 +404,28 @@ mod tests {
         let over = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(0)).ok());
         assert_eq!(over.unwrap().wait(LONG).ok(), Some(0));
         assert_eq!(queue.submit(LONG, |_| Outcome::Done(2)).unwrap().wait(LONG).ok(), Some(2));
+    }
+
+    #[test]
+    fn calls_that_hang_behind_one_that_hung_before_others_returned_are_noticed() {
+        let queue = Queue::<u32>::new("test".to_owned());
+        queue.allow_threads(3);
+        let (end, ending) = mpsc::channel::<()>();
+        let ending = Arc::new(Mutex::new(ending));
+        let hang = || {
+            let ending = Arc::clone(&ending);
+            queue.submit(LIMIT, move |_| Outcome::Done(ending.lock().unwrap().recv().is_ok())).unwrap()
+        };
+        let first = hang();
+        assert_eq!(queue.submit(LONG, |_| Outcome::Done(1)).unwrap().wait(LONG).ok(), Some(1));
+        let second = hang();
+        assert!(first.wait(LIMIT).is_err() && second.wait(LIMIT).is_err());
+        let begun = Instant::now();
+        while queue.shared.state().overdue(Instant::now()).count() < 2 && begun.elapsed() < LONG {
+            thread::sleep(POLL);
+        }
+        assert!(matches!(queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()), Err(Fault::Stalled(_))));
+        drop(end);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::RvError;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
+use http_common::wait_apart;
 use key_api::{PinSource, TokenName};
 
 use super::back_off::BackOff;
@@ -53,6 +54,7 @@ pub(super) struct Call<'c> {
     /// Object handles of other incarnations are void.
     pub(super) incarnation: Incarnation,
     standing: Standing,
+    end: Option<Instant>,
 }
 
 impl Call<'_> {
@@ -62,6 +64,15 @@ impl Call<'_> {
             Standing::User | Standing::Free => Ok(()),
             Standing::Public if is_logged_in(self.session)? => Ok(()),
             Standing::Public => Err(Fault::PinMissing),
+        }
+    }
+
+    /// A fault if the caller waits no longer, who may have begun the same anew by now: to be asked before each change that
+    /// follows another one.
+    pub(super) fn goes_on(&self) -> Result<(), Fault> {
+        match self.end {
+            Some(end) if Instant::now() > end => Err(Fault::TimedOut(Duration::ZERO)),
+            _ => Ok(()),
         }
     }
 }
@@ -77,6 +88,10 @@ pub(super) struct Incarnation {
 #[derive(Default)]
 pub(super) struct Seat {
     session: Option<Seated>,
+    /// Until when the caller waits whose call is made.
+    end: Option<Instant>,
+    /// What it is a session of.
+    module: Option<Arc<Module>>,
 }
 
 /// Why an attempt was in vain, and whether that is because the token is not there.
@@ -147,7 +162,7 @@ impl Token {
     ) -> Result<T, Fault> {
         let reply = self.submit(limit, call)?;
         self.queue.watch(&reply);
-        reply.within(limit).await?
+        wait_apart(reply.within(limit)).await?
     }
 
     /// The right to change objects. Held while calls are waited for, each of which has a deadline.
@@ -160,11 +175,14 @@ impl Token {
         limit: Duration,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Reply<Result<T, Fault>>, Fault> {
-        let token = Arc::clone(self);
-        self.queue.submit(limit, move |seat| match token.perform(limit, seat, &call) {
-            // Other threads have a session.
-            Err(fault) if fault.is_session_count() => Outcome::NoPlace(Err(fault)),
-            done => Outcome::Done(done),
+        let (token, end) = (Arc::clone(self), Instant::now() + limit);
+        self.queue.submit(limit, move |seat: &mut Seat| {
+            seat.end = Some(end);
+            match token.perform(limit, seat, &call) {
+                // Other threads have a session.
+                Err(fault) if fault.is_session_count() => Outcome::NoPlace(Err(fault)),
+                done => Outcome::Done(done),
+            }
         })
     }
 
@@ -264,15 +282,18 @@ impl Token {
         seat: &mut Seat,
         call: &dyn Fn(&Call<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let changes = self.changes.load(Ordering::Acquire);
+        let (changes, end) = (self.changes.load(Ordering::Acquire), seat.end);
         let incarnation = Incarnation { epoch: ready.epoch(), changes };
         // A session of another epoch is gone, whatever its number means now.
         seat.session.take_if(|seated| seated.epoch != ready.epoch());
         let &mut Seated { ref session, standing, .. } = match &mut seat.session {
             Some(seated) => seated,
-            place => place.insert(self.open(ready)?),
+            place => {
+                seat.module = Some(Arc::clone(&self.module));
+                place.insert(self.open(ready)?)
+            }
         };
-        call(&Call { session, incarnation, standing }).map_err(|fault| match fault.answer() {
+        call(&Call { session, incarnation, standing, end }).map_err(|fault| match fault.answer() {
             Some(RvError::UserNotLoggedIn) if standing != Standing::User => Fault::PinMissing,
             _ => fault,
         })
@@ -357,6 +378,19 @@ impl Seat {
     }
 }
 
+impl Drop for Seat {
+    /// A thread that ends leaves no session behind, of which a token may have few.
+    fn drop(&mut self) {
+        if let (Some(seated), Some(module)) = (&self.session, &self.module)
+            && let Some(ready) = module.ready_in(seated.epoch, CLOSE)
+        {
+            self.close(ready.epoch());
+        }
+    }
+}
+
+/// How long a token may take to close a session.
+const CLOSE: Duration = Duration::from_secs(5);
 /// How long a token is waited for that has gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http_common::wait_apart;
 use tokio::sync::oneshot;
 
 use super::TpmFault;
@@ -50,7 +51,7 @@ impl TpmThread {
         mut job: impl FnMut(&mut Tpm) -> Result<T, TpmFault> + Send + 'static,
     ) -> Result<T, TpmFault> {
         let reply = self.submit(limit, move |seat| seat.perform(&mut job))?;
-        match tokio::time::timeout(limit, reply).await {
+        match wait_apart(tokio::time::timeout(limit, reply)).await {
             Ok(result) => result.map_err(|_| TpmFault::Thread)?,
             Err(_) => Err(TpmFault::TimedOut(limit)),
         }
