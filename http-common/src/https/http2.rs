@@ -107,7 +107,7 @@ impl Http2 {
             Err(err) if err.is::<LengthLimitError>() => Err(Failure::TooLarge),
             Err(err) => Err(match sort(err) {
                 // It has begun, since there was an answer.
-                Failure::NotBegun(err) => Failure::Broken(err),
+                Failure::NotBegun(err) | Failure::WantsHttp1(err) => Failure::Broken(err),
                 failure => failure,
             }),
         }
