@@ -9,6 +9,7 @@ mod pending;
 mod rights;
 mod schedule;
 mod site;
+mod wishes;
 
 use std::{thread, time::Duration};
 
