@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
 use serde_json::json;
-use suite_tests::http::wait_for;
+use suite_tests::{http::wait_for, keys::Keys};
 
 use crate::cloud::{Cloud, DEVICE, Site, WAIT, identityd, keyd, manual, principal, record_path};
 
@@ -43,6 +43,8 @@ fn identity_52_a_directory_of_upstream_is_taken_over() {
     let key = cloud.add_device();
     let made = ["keep", "drop"].map(|id| cloud.add_module(id)["generationId"].as_str().unwrap().to_owned());
     let keyd = keyd(&key);
+    // As upstream's keyd has it, too; without it all modules would need new keys.
+    keyd.client().import_key("aziot_identityd_master_id", "derive,sign", &[7; 32]);
     let setup = identityd(&cloud, &keyd, &manual(&cloud, &principal(1001, "keep", "['module']")));
     write_as_upstream(&setup.home(), &cloud, &[("keep", &made[0]), ("drop", &made[1])]);
     cloud.forget_requests();
