@@ -27,19 +27,25 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     write_with(path, mode, |file| file.write_all(bytes))
 }
 
-/// [`write()`] that leaves the file its owner and group, as far as this process may give them.
+/// [`write()`] that leaves the file its owner and group, as far as this process may give them. If it is not the same group,
+/// the group may do nothing with it.
 pub fn rewrite(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    let keep_owner = |file: &File| {
-        let Ok(old) = fs::symlink_metadata(path) else { return };
-        // Who may not give the file away may perhaps give it to the group.
-        if fchown(file, Some(old.uid()), Some(old.gid())).is_err() {
-            let _ = fchown(file, None, Some(old.gid()));
-        }
+    let write = || {
+        let mut temporary = Temporary::beside(path)?;
+        let is_same_group = keep_owner(path, &temporary.file);
+        temporary.file.write_all(bytes)?;
+        temporary.finish(path, if is_same_group { mode } else { mode & !GROUP })
     };
-    write_with(path, mode, |file| {
-        keep_owner(file);
-        file.write_all(bytes)
-    })
+    write().map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+}
+
+/// Whether `file` belongs to the group that the one at `path` belongs to, if there is one.
+fn keep_owner(path: &Path, file: &File) -> bool {
+    let Ok(old) = fs::symlink_metadata(path) else { return true };
+    // Who may not give the file away may perhaps give it to the group.
+    fchown(file, Some(old.uid()), Some(old.gid())).is_ok()
+        || fchown(file, None, Some(old.gid())).is_ok()
+        || file.metadata().is_ok_and(|new| new.gid() == old.gid())
 }
 
 /// [`write()`], unless `path` is a regular file with these bytes and this mode already. Whether it was written.
@@ -104,11 +110,8 @@ fn write_with(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result
 
 fn replace(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut temporary = Temporary::beside(path)?;
-    temporary.file.set_permissions(Permissions::from_mode(mode))?;
     fill(&mut temporary.file)?;
-    temporary.file.sync_all()?;
-    temporary.rename(path)?;
-    sync(parent(path))
+    temporary.finish(path, mode)
 }
 
 /// A file under a name of its own, removed when dropped unless it was renamed.
@@ -127,10 +130,13 @@ impl Temporary {
         Ok(Self { file, path, renamed: false })
     }
 
-    fn rename(mut self, to: &Path) -> io::Result<()> {
-        fs::rename(&self.path, to)?;
+    /// Gives the file, which is complete and was nobody else's so far, its mode and its name.
+    fn finish(mut self, path: &Path, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))?;
+        self.file.sync_all()?;
+        fs::rename(&self.path, path)?;
         self.renamed = true;
-        Ok(())
+        sync(parent(path))
     }
 }
 
@@ -204,6 +210,8 @@ fn sync(directory: &Path) -> io::Result<()> {
 const MAX_NAME: usize = 255;
 const RANDOM_DIGITS: usize = 16;
 const SUFFIX: &str = ".tmp";
+/// What a mode gives to the group.
+const GROUP: u32 = 0o070;
 
 #[cfg(test)]
 mod tests {

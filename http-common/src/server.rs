@@ -138,7 +138,10 @@ impl<S: Handlers> Server<S> {
                 // A request came in at this very moment.
                 Phase::Busy => {
                     Pin::new(&mut http).graceful_shutdown();
-                    Some((&mut http).await)
+                    tokio::select! {
+                        ended = &mut http => Some(ended),
+                        () = answered(&connection) => None,
+                    }
                 }
                 Phase::Head | Phase::Idle => None,
             },
@@ -294,6 +297,14 @@ impl Failure {
         let reply = ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error);
         Self { reply, log: "the handler panicked; this is a bug".to_owned() }
     }
+}
+
+/// Returns some time after the answer of a connection was given, which the client may not take.
+async fn answered(connection: &Connection) {
+    while connection.phase().0 == Phase::Busy {
+        tokio::time::sleep(LAST_ANSWERS).await;
+    }
+    tokio::time::sleep(LAST_ANSWERS).await;
 }
 
 fn digest(text: &str) -> u64 {

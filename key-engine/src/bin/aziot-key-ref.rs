@@ -48,7 +48,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), String> {
     let pem = reference::to_pem(&name);
     match task.file {
         None => print(pem.as_bytes()),
-        Some(file) => write(&file, pem.as_bytes()),
+        Some(file) => write(&file, pem.as_bytes(), matches!(name, KeyName::Handle(_))),
     }
 }
 
@@ -123,15 +123,30 @@ fn print(text: &[u8]) -> Result<(), String> {
     out.write_all(text).and_then(|()| out.flush()).map_err(|error| format!("cannot write: {error}"))
 }
 
-/// Writes a file for its owner only. A regular one is replaced as a whole, by one of the same owner; what is none, such
-/// as a pipe, is written to. Links are followed.
-fn write(file: &Path, content: &[u8]) -> Result<(), String> {
+/// Writes a file for its owner only. A regular one is replaced as a whole; what is none, such as a pipe, is written to.
+/// Links of others are not followed.
+fn write(file: &Path, content: &[u8], is_secret: bool) -> Result<(), String> {
     let cannot = |error: io::Error| format!("cannot write {}: {error}", file.display());
     let append = || OpenOptions::new().append(true).open(file)?.write_all(content);
     match Target::of(file).map_err(cannot)? {
-        Target::Regular(path) => durable::rewrite(&path, content, OWNER_ONLY).map_err(|error| chain(&error)),
+        Target::Regular(path) => {
+            let replace = if keeps_owner(&path, is_secret) { durable::rewrite } else { durable::write };
+            replace(&path, content, OWNER_ONLY).map_err(|error| chain(&error))
+        }
         Target::Output => print(content),
         Target::Other => append().map_err(cannot),
+    }
+}
+
+/// Whether the owner of the file at `path` owns the next one, too: not if it `is_secret`, nor if others could have put the
+/// file there.
+fn keeps_owner(path: &Path, is_secret: bool) -> bool {
+    let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
+    match (directory, fs::symlink_metadata(path)) {
+        (Some(directory), Ok(file)) => {
+            !is_secret && directory.mode() & OTHERS_WRITE == 0 && [0, file.uid()].contains(&directory.uid())
+        }
+        _ => false,
     }
 }
 
@@ -177,10 +192,13 @@ fn behind_links(file: &Path) -> io::Result<Option<PathBuf>> {
             Some(name) => directory.join(name),
             None => return Ok(Some(path)),
         };
-        match fs::read_link(&place) {
-            Ok(next) => path = directory.join(next),
-            Err(_) => return Ok(Some(place)),
+        let Ok(next) = fs::read_link(&place) else { return Ok(Some(place)) };
+        let of = fs::symlink_metadata(&place)?.uid();
+        if of != 0 && of != rustix::process::geteuid().as_raw() {
+            let why = "it is a symbolic link of another user, which is not followed";
+            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
         }
+        path = directory.join(next);
     }
     Err(ErrorKind::InvalidInput.into())
 }
@@ -191,6 +209,8 @@ fn is_output(file: &fs::Metadata) -> io::Result<bool> {
 }
 
 const OWNER_ONLY: u32 = 0o600;
+/// What lets the group and others put files into a directory.
+const OTHERS_WRITE: u32 = 0o022;
 const INPUT_LIMIT: u64 = 64 * 1024;
 /// As Linux has it for one path.
 const MAX_LINKS: usize = 40;
@@ -290,5 +310,31 @@ mod tests {
             assert!(!matches!(Target::of(&path(name)).unwrap(), Target::Regular(_)), "{name}");
         }
         assert!(Target::of(&path("loop")).is_err() && Target::of(&path("absent/new")).is_err());
+    }
+
+    /// As root, somebody else's link would lead to any file, and somebody else's file would be readable for him.
+    #[test]
+    fn links_and_files_that_others_have_put_there_are_not_trusted() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let place = directory.path().canonicalize().unwrap();
+        let (link, file) = (place.join("link"), place.join("file"));
+        fs::write(&file, "theirs").unwrap();
+        symlink("file", &link).unwrap();
+        let other = 65534;
+        if std::os::unix::fs::lchown(&link, Some(other), None).is_err() {
+            return; // only root can be misled, and can try it
+        }
+        std::os::unix::fs::chown(&file, Some(other), None).unwrap();
+        assert!(write(&link, b"ours", false).unwrap_err().contains("another user"));
+        assert_eq!(fs::read(&file).unwrap(), b"theirs");
+        for (is_secret, is_open, keeps) in [(false, false, true), (true, false, false), (false, true, false)]
+        {
+            std::os::unix::fs::chown(&file, Some(other), None).unwrap();
+            let mode = if is_open { 0o1777 } else { 0o755 };
+            fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            write(&file, b"ours", is_secret).unwrap();
+            let meta = fs::metadata(&file).unwrap();
+            assert_eq!((meta.uid() == other, meta.mode() & 0o777), (keeps, 0o600), "{is_secret} {is_open}");
+        }
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -127,8 +127,10 @@ impl FileStore {
 
     /// Puts a key to its place. With `damage`, what is there is kept beside it.
     fn write(&self, id: &KeyId, place: &Place, bytes: &[u8], damage: Option<&str>) -> Result<(), Error> {
-        let (path, mode) = place.target()?;
+        let (path, mut mode) = place.target(self.directory.as_deref())?;
         if let Some(damage) = damage {
+            // What was useless may be open to all, what takes its place is secret.
+            mode = FILE_MODE;
             let beside = corrupt_name(&path);
             durable::rename(&path, &beside).map_err(Internal::Unwritable)?;
             tracing::error!(
@@ -296,23 +298,40 @@ struct Place {
 }
 
 impl Place {
-    /// The file to be written, and its mode. Links of an administrator lead to it, and it keeps the mode that it has.
-    fn target(&self) -> Result<(PathBuf, u32), Error> {
+    /// The file to be written, and its mode. Links of an administrator lead to it, and it keeps the mode that it has. Those of
+    /// others do not, nor do any to the keys in `own`: who may write beside a key must not choose which key is written.
+    fn target(&self, own: Option<&Path>) -> Result<(PathBuf, u32), Error> {
         if !self.is_preloaded {
             return Ok((self.path.clone(), FILE_MODE));
         }
+        let unusable = |path: &Path, why: &str| -> Error {
+            Internal::Unusable { path: path.to_owned(), why: why.to_owned() }.into()
+        };
         let mut path = self.path.clone();
         for _ in 0..MAX_LINKS {
             let Ok(next) = fs::read_link(&path) else { break };
+            let of = fs::symlink_metadata(&path).map_or(u32::MAX, |meta| meta.uid());
+            if of != 0 && of != rustix::process::geteuid().as_raw() {
+                return Err(unusable(&path, "it is a symbolic link of another user, which is not followed"));
+            }
             path = path.parent().map_or(next.clone(), |directory| directory.join(&next));
+        }
+        if path != self.path && own.is_some_and(|own| leads_into(&path, own)) {
+            return Err(unusable(&self.path, "it is a symbolic link to another key"));
         }
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_file() => Ok((path, meta.permissions().mode() & ACCESS)),
-            Ok(_) => Err(Internal::Unusable { path, why: "it is no regular file".to_owned() }.into()),
+            Ok(_) => Err(unusable(&path, "it is no regular file")),
             // There is none, or else writing tells what is wrong.
             Err(_) => Ok((path, FILE_MODE)),
         }
     }
+}
+
+/// Whether the file `path` is in `directory`, by whatever way.
+fn leads_into(path: &Path, directory: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.parent().is_some_and(|parent| real(parent).starts_with(real(directory)))
 }
 
 /// Whether a new key may be put to a place.

@@ -1,7 +1,7 @@
 //! Settings of keyd: preloaded keys and starts that must fail: checklist 50-52.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
 
 use serde_json::json;
 use suite_tests::{
@@ -79,6 +79,37 @@ fn keys_50_decided_an_import_goes_where_links_lead_and_changes_no_mode() {
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     client.post("/key", &json!({ "keyId": "key", "usage": "sign", "keyBytes": "AQID" })).expect(500);
+}
+
+/// Whoever may write beside a key must neither choose which file is written nor read what is written.
+#[test]
+fn keys_50_decided_links_of_others_and_to_other_keys_are_not_followed_and_new_keys_are_secret() {
+    let setup = Setup::new(&KEYD);
+    let directory = setup.directory().to_owned();
+    let place = |name: &str| directory.join(name);
+    let lines: String = ["foreign", "inward", "empty"]
+        .map(|name| format!("{name} = 'file://{}'\n", place(name).display()))
+        .concat();
+    fs::write(place("victim"), b"theirs").unwrap();
+    symlink("victim", place("foreign")).unwrap();
+    lchown(place("foreign"), Some(65534), Some(65534)).unwrap();
+    fs::write(place("empty"), b"").unwrap();
+    fs::set_permissions(place("empty"), fs::Permissions::from_mode(0o644)).unwrap();
+    let keyd = setup.config(&format!("[preloaded_keys]\n{lines}")).start();
+    let client = keyd.client();
+    client.create_key("own", "sign");
+    let own = fs::read_dir(keyd.home().join("keys")).unwrap().map(|entry| entry.unwrap().path());
+    let own = own.into_iter().find(|path| path.to_string_lossy().contains("/own-")).unwrap();
+    let before = fs::read(&own).unwrap();
+    symlink(&own, place("inward")).unwrap();
+    for name in ["foreign", "inward"] {
+        let import = json!({ "keyId": name, "usage": "sign", "keyBytes": "AQID" });
+        client.post("/key", &import).expect(500);
+    }
+    assert_eq!((fs::read(place("victim")).unwrap(), fs::read(&own).unwrap()), (b"theirs".to_vec(), before));
+    client.create_key("empty", "sign");
+    let empty = fs::metadata(place("empty")).unwrap();
+    assert_eq!((empty.len() > 0, empty.permissions().mode() & 0o777), (true, 0o600));
 }
 
 /// Renewal of certificates replaces preloaded keys in this way (keys-service 4.3, 9.9).

@@ -1,6 +1,7 @@
 //! Logging in to tokens, so that no PIN is tried twice: what was refused is known of the token, by whichever of its names it
 //! is called, and after a restart too. Knows no calls and no sessions but the one that logs in.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -181,8 +182,11 @@ impl Login {
 
     fn turn(&self, epoch: u64) -> Arc<Mutex<()>> {
         let mut turn = self.turn.lock().expect("no panic while held");
-        if turn.0 < epoch {
-            *turn = (epoch, Arc::default());
+        match turn.0.cmp(&epoch) {
+            Ordering::Less => *turn = (epoch, Arc::default()),
+            Ordering::Equal => {}
+            // Who comes late out of a library that was left behind keeps nobody from the one in its place.
+            Ordering::Greater => return Arc::default(),
         }
         Arc::clone(&turn.1)
     }
