@@ -132,20 +132,15 @@ impl Home {
     }
 
     /// What is remembered of the master key of the keys of modules.
-    pub(crate) fn master_memo(&self) -> Option<MasterMemo> {
-        self.parsed(MASTER, toml::from_str(&self.read(MASTER)?))
+    pub(crate) fn master_memo(&self) -> MasterMemo {
+        let Some(text) = self.read(MASTER) else { return MasterMemo::default() };
+        self.parsed(MASTER, toml::from_str(&text)).unwrap_or_default()
     }
 
     /// Remember this of the master key.
     pub(crate) fn write_master_memo(&self, memo: &MasterMemo) -> Result<(), Error> {
         durable::write_if_changed(&self.0.join(MASTER), toml::to_string(memo)?.as_bytes(), MODE)?;
         Ok(())
-    }
-
-    /// Whether there are records of modules, of whichever device.
-    pub(crate) fn has_module_records(&self) -> bool {
-        let entries = |path| std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries(self.modules()).any(|device| entries(device.path()).next().is_some())
     }
 
     /// The trust bundle `id` as it was last.

@@ -66,11 +66,14 @@ impl MasterKey {
         Self { keyd, handle: Mutex::default(), turn: AsyncMutex::default(), watch }
     }
 
-    /// Look whether the key is there and the same; one that is lost is made anew.
+    /// Look whether the key is there and the same; one that is lost is made anew. One that was never seen is not made: nobody
+    /// has asked for any key.
     pub(crate) async fn look(&self) -> Result<(), ClientError> {
         let _turn = self.turn.lock().await;
         if self.watch.expects_one() {
             self.load_in_turn().await?;
+        } else if let Some(handle) = self.load_existing().await? {
+            self.take_up(handle).await;
         }
         Ok(())
     }
@@ -156,24 +159,37 @@ impl MasterKey {
 
     /// The key as keyd has it now, made if there is none. For who has the turn.
     async fn load_in_turn(&self) -> Result<KeyHandle, ClientError> {
-        let (handle, is_new) = match self.keyd.call(&LoadKey { key_id: MASTER.to_owned() }).await {
-            Ok(reply) => (reply.key_handle, false),
-            Err(error) if matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)) => {
+        let handle = match self.load_existing().await? {
+            Some(handle) => handle,
+            None => {
                 let usage = KeyUsage::DERIVE.and(KeyUsage::SIGN);
                 let create = CreateKey { key_id: MASTER.to_owned(), usage, key_bytes: None };
                 let created = self.keyd.call(&create).await?.key_handle;
                 tracing::info!("keyd has a new master key for the keys of modules");
-                (created, true)
+                created
             }
-            Err(error) => return Err(error),
         };
+        self.take_up(handle.clone()).await;
+        Ok(handle)
+    }
+
+    async fn load_existing(&self) -> Result<Option<KeyHandle>, ClientError> {
+        match self.keyd.call(&LoadKey { key_id: MASTER.to_owned() }).await {
+            Ok(reply) => Ok(Some(reply.key_handle)),
+            Err(error) if matches!(error.status(), Some(StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keep the handle of the key that keyd has now.
+    async fn take_up(&self, handle: KeyHandle) {
         match self.fingerprint(handle.clone()).await {
-            Ok(fingerprint) => self.watch.see(fingerprint, is_new).await,
+            Ok(fingerprint) => self.watch.see(fingerprint).await,
             Err(error) => tracing::debug!("the master key gives no fingerprint: {}", chain(&error)),
         }
-        *self.handle.lock().expect("no panic while held") =
-            Some(Kept { handle: handle.clone(), looked: Instant::now() });
-        Ok(handle)
+        *self.handle.lock().expect("no panic while held") = Some(Kept { handle, looked: Instant::now() });
     }
 
     /// Tells the key apart from others, and nothing else of it.

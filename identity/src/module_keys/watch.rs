@@ -1,6 +1,6 @@
 //! Whether the master key in keyd is still the one that the keys of modules come from which the hub has. What is remembered of it,
-//! a fingerprint, stands in a file of our own; without that file the first master key that is seen is believed. Knows no keyd
-//! and no hub.
+//! a fingerprint, stands in a file of our own; without that file the first master key that is seen is believed, even one that was
+//! just made: modules that are there already may have keys from elsewhere. Knows no keyd and no hub.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -20,8 +20,7 @@ pub(super) struct Watch {
 
 #[derive(Debug)]
 struct Known {
-    /// `None` if others have left modules here, and nothing about their keys.
-    memo: Option<MasterMemo>,
+    memo: MasterMemo,
     /// How often the master key was another one, with one for what is due since before the start.
     losses: u64,
     /// How many of them modules have got new keys for.
@@ -35,24 +34,19 @@ pub(crate) struct Loss(u64);
 impl Watch {
     /// By what `home` remembers. Losses go to `events`. Blocks.
     pub(super) fn new(home: Home, events: mpsc::Sender<Event>) -> Self {
-        let mut memo = home.master_memo();
-        if memo.is_none() && !home.has_module_records() {
-            // Modules that the hub shows from now on are none of an earlier master key's.
-            memo = Some(MasterMemo::default());
-            write(&home, &MasterMemo::default());
-        }
-        let losses = u64::from(memo.as_ref().is_some_and(|memo| memo.due));
+        let memo = home.master_memo();
+        let losses = u64::from(memo.due);
         Self { home, known: Mutex::new(Known { memo, losses, mended: 0 }), events }
     }
 
     /// Whether there should be a master key.
     pub(super) fn expects_one(&self) -> bool {
-        self.known().memo.as_ref().is_none_or(|memo| !memo.fingerprint.is_empty())
+        !self.known().memo.fingerprint.is_empty()
     }
 
-    /// Take up the `fingerprint` of the master key, which was just made if it `is_new`.
-    pub(super) async fn see(&self, fingerprint: String, is_new: bool) {
-        let (memo, is_lost) = self.known().see(fingerprint, is_new);
+    /// Take up the `fingerprint` of the master key.
+    pub(super) async fn see(&self, fingerprint: String) {
+        let (memo, is_lost) = self.known().see(fingerprint);
         let Some(memo) = memo else { return };
         // Before anything gets a key of this one: then a restart knows what is to be done.
         self.remember(memo).await;
@@ -91,34 +85,35 @@ impl Watch {
 
 impl Known {
     /// What is to be remembered, if that is news, and whether modules need new keys.
-    fn see(&mut self, fingerprint: String, is_new: bool) -> (Option<MasterMemo>, bool) {
-        let before = self.memo.as_ref().map(|memo| memo.fingerprint.as_str());
-        if before == Some(&fingerprint) {
+    fn see(&mut self, fingerprint: String) -> (Option<MasterMemo>, bool) {
+        let before = self.memo.fingerprint.as_str();
+        if before == fingerprint {
             return (None, false);
         }
-        let is_lost = before.map_or(is_new, |before| !before.is_empty());
-        let was_due = self.memo.as_ref().is_some_and(|memo| memo.due);
+        let is_lost = !before.is_empty();
         if is_lost {
             tracing::error!(
                 "the master key of the keys of modules has been lost or replaced in keyd: it was {}, now it is {}; \
                  all modules with keys get new ones at the hub as soon as it can be asked",
-                before.map_or("not known here".to_owned(), short),
+                short(before),
                 short(&fingerprint)
             );
             self.losses += 1;
         }
-        let memo = MasterMemo { fingerprint, due: was_due || is_lost };
-        self.memo = Some(memo.clone());
-        (Some(memo), is_lost)
+        self.memo.fingerprint = fingerprint;
+        self.memo.due |= is_lost;
+        (Some(self.memo.clone()), is_lost)
     }
 
     fn mended(&mut self, loss: Option<Loss>, all: bool) -> Option<MasterMemo> {
         if let Some(Loss(nth)) = loss {
             self.mended = self.mended.max(nth);
         }
-        let memo = self.memo.as_mut().filter(|memo| memo.due && all && self.mended == self.losses)?;
-        memo.due = false;
-        Some(memo.clone())
+        let is_over = self.memo.due && all && self.mended == self.losses;
+        is_over.then(|| {
+            self.memo.due = false;
+            self.memo.clone()
+        })
     }
 }
 
@@ -149,40 +144,39 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let (first, mut events) = watch(&directory);
         assert!(!first.expects_one());
-        first.see("a".to_owned(), true).await;
-        first.see("a".to_owned(), false).await;
+        first.see("a".to_owned()).await;
+        first.see("a".to_owned()).await;
         assert!(first.loss().is_none() && events.try_recv().is_err(), "the first one is no loss");
         let (second, mut events) = watch(&directory);
         assert!(second.expects_one() && second.loss().is_none());
-        second.see("b".to_owned(), false).await;
+        second.see("b".to_owned()).await;
         assert_eq!(events.try_recv(), Ok(Event::Keys));
         second.mended(second.loss(), false).await;
         assert!(second.loss().is_none(), "what is left is somebody's");
         let (third, _events) = watch(&directory);
         let seen = third.loss();
         assert!(seen.is_some(), "a restart in between forgets nothing");
-        third.see("a".to_owned(), false).await;
+        third.see("a".to_owned()).await;
         third.mended(seen, true).await;
         assert!(third.loss().is_some(), "the old one came back meanwhile");
         third.mended(third.loss(), true).await;
         let (fourth, _events) = watch(&directory);
-        fourth.see("a".to_owned(), false).await;
+        fourth.see("a".to_owned()).await;
         assert!(fourth.loss().is_none());
     }
 
     #[tokio::test]
-    async fn where_others_have_left_modules_a_new_master_key_is_a_loss() {
-        let lost = async |is_new| {
-            let directory = TempDir::new().unwrap();
-            let records = directory.path().join("modules/h-d");
-            std::fs::create_dir_all(&records).unwrap();
-            std::fs::write(records.join("m"), "{}").unwrap();
-            let (watch, _events) = watch(&directory);
-            assert!(watch.expects_one());
-            watch.see("a".to_owned(), is_new).await;
-            watch.loss().is_some()
-        };
-        assert!(lost(true).await);
-        assert!(!lost(false).await, "it was there, and is believed");
+    async fn where_others_have_left_modules_the_first_master_key_is_no_loss() {
+        let directory = TempDir::new().unwrap();
+        let records = directory.path().join("modules/h-d");
+        std::fs::create_dir_all(&records).unwrap();
+        std::fs::write(records.join("m"), "{}").unwrap();
+        let (first, mut events) = watch(&directory);
+        assert!(!first.expects_one());
+        first.see("a".to_owned()).await;
+        assert!(first.loss().is_none() && events.try_recv().is_err());
+        let (second, _events) = watch(&directory);
+        second.see("b".to_owned()).await;
+        assert!(second.loss().is_some(), "from now on, another one is");
     }
 }

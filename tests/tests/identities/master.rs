@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 use serde_json::Value;
 use suite_tests::{
     http::{unbase64, wait_for},
-    keys::{Keys, hmac_request, key_file},
+    keys::{hmac_request, key_file},
     openssl::hmac,
 };
 
@@ -29,8 +29,11 @@ fn a_master_key_that_is_lost_is_told_and_all_modules_get_new_keys() {
     site.cloud.forget_requests();
     // So long nobody looks.
     thread::sleep(Duration::from_secs(5));
-    let handle = site.module("apis").expect(200).json()["spec"]["auth"]["keyHandle"].clone();
-    site.keyd.client().hmac(handle.as_str().unwrap(), b"message");
+    wait_for("a key that signs", WAIT, || {
+        let identity = site.module("apis").expect(200).json();
+        let handle = identity["spec"]["auth"]["keyHandle"].as_str().unwrap().to_owned();
+        (site.keyd.client().post("/sign", &hmac_request(&handle, b"message")).status == 200).then_some(())
+    });
     wait_for("new keys", WAIT, || {
         ["principals", "apis"].iter().all(|id| is_believed(&site, id)).then_some(())
     });

@@ -3,7 +3,10 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
 use serde_json::json;
-use suite_tests::{http::wait_for, keys::Keys};
+use suite_tests::{
+    http::wait_for,
+    keys::{Keys, key_file},
+};
 
 use crate::cloud::{Cloud, DEVICE, Site, WAIT, identityd, keyd, manual, principal, record_path};
 
@@ -52,6 +55,34 @@ fn identity_52_a_directory_of_upstream_is_taken_over() {
     wait_for("the module to go", WAIT, || site.cloud.module("drop").is_null().then_some(()));
     assert_eq!(site.cloud.operations(), "hub.list hub.delete", "what is kept is not touched");
     assert_eq!(site.module("keep").expect(200).json()["spec"]["genId"], made[0]);
+}
+
+#[test]
+fn identity_52_modules_made_in_the_cloud_keep_their_keys_where_keyd_has_no_master_key() {
+    let cloud = Cloud::start(&[]);
+    let key = cloud.add_device();
+    let made =
+        ["foreign", "keep"].map(|id| cloud.add_module(id)["generationId"].as_str().unwrap().to_owned());
+    let keys = || ["foreign", "keep"].map(|id| cloud.module(id)["authentication"].clone());
+    let before = keys();
+    let keyd = keyd(&key);
+    let setup = identityd(&cloud, &keyd, &manual(&cloud, &principal(1001, "keep", "['module']")));
+    write_as_upstream(&setup.home(), &cloud, &[("keep", &made[1])]);
+    fs::write(
+        record_path(&setup.home(), &cloud.hub(0), "foreign"),
+        format!(r#"{{"moduleId":"foreign","deviceId":"{DEVICE}","generationId":"{}"}}"#, made[0]),
+    )
+    .unwrap();
+    cloud.forget_requests();
+    let identityd = setup.start();
+    wait_for("a round", WAIT, || (cloud.count("hub.list") > 0).then_some(()));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(cloud.operations(), "hub.list");
+    assert!(!key_file(&keyd.home(), "aziot_identityd_master_id").exists(), "nobody has asked for a key");
+    // Whoever asks for one makes it, and that is no loss.
+    identityd.client().get("/identities/modules/foreign?type=aziot").expect(200);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!((cloud.count("hub.put"), keys()), (0, before), "{}", cloud.operations());
 }
 
 #[test]
