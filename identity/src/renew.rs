@@ -232,9 +232,12 @@ impl Actor for DeviceIdentity {
         matches!(error, NotRenewed::Certificate(error) if error.is_refusal_of_keyd())
     }
 
-    /// certd, which knows one, asks the server not before.
-    fn least_pause(_: &NotRenewed) -> Option<Duration> {
-        None
+    /// What the cloud asks for. certd, which knows another one, asks the server not before.
+    fn least_pause(error: &NotRenewed) -> Option<Duration> {
+        match error {
+            NotRenewed::Cloud(error) => error.failure_kind()?.retry_after(),
+            NotRenewed::Certificate(_) | NotRenewed::Ending | NotRenewed::NotConfigured => None,
+        }
     }
 
     async fn make_key(&self, like: Option<KeyKind>) -> Result<(), NotRenewed> {
