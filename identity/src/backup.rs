@@ -3,6 +3,7 @@
 //!
 //! A file that cannot be understood is as good as none, and says so in the log; it never hides another one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use config_common::durable;
@@ -49,6 +50,8 @@ pub(crate) struct MasterMemo {
     pub(crate) fingerprint: String,
     /// Whether the hub may have keys of modules that are of another one.
     pub(crate) due: bool,
+    /// The modules of the device that have been given keys of this one or an earlier one.
+    pub(crate) given: BTreeSet<String>,
 }
 
 /// The state directory. All calls block.
@@ -94,6 +97,12 @@ impl Home {
         let text = toml::to_string(record)?;
         durable::write_if_changed(&self.0.join(DEVICE_INFO), text.as_bytes(), MODE)?;
         self.write_memo(memo)
+    }
+
+    /// Whether `record` may be of another device than what is remembered.
+    pub(crate) fn is_news(&self, record: &Record) -> bool {
+        let is_same = |known: Record| known.hub == record.hub && known.device_id == record.device_id;
+        !self.record().is_some_and(is_same)
     }
 
     /// The settings of the last reconciliation of the modules of `record`, which say whose modules are ours.

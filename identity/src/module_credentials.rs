@@ -3,7 +3,7 @@
 
 mod next;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -115,6 +115,21 @@ impl ModuleCredentials {
         self.master.mended(loss, all).await;
     }
 
+    /// The modules that have been given keys.
+    pub(crate) fn given(&self) -> BTreeSet<String> {
+        self.master.given()
+    }
+
+    /// Modules of another device are meant from now on.
+    pub(crate) async fn forget_keys(&self) {
+        self.master.forget_all().await;
+    }
+
+    /// The module `id`, which was to be given something, is not there any more.
+    pub(crate) async fn not_given(&self, id: &str) {
+        self.master.forget(id).await;
+    }
+
     /// The certificate of a module, made if there is none or its time is over, and by what the hub shall know it.
     pub(crate) async fn certificate(
         &self,
@@ -139,6 +154,7 @@ impl ModuleCredentials {
 
     /// The module `id` is gone: its certificate and key go too. What cannot be removed is replaced with the next one.
     pub(crate) async fn forget(&self, id: &str) {
+        self.not_given(id).await;
         if !self.is_certified(id) {
             return;
         }

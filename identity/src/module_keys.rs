@@ -6,6 +6,7 @@
 
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,21 @@ impl MasterKey {
         self.watch.mended(loss, all).await;
     }
 
+    /// The modules that have been given keys.
+    pub(crate) fn given(&self) -> BTreeSet<String> {
+        self.watch.given()
+    }
+
+    /// The module `id` is gone.
+    pub(crate) async fn forget(&self, id: &str) {
+        self.watch.forget(id).await;
+    }
+
+    /// Modules of another device are meant from now on.
+    pub(crate) async fn forget_all(&self) {
+        self.watch.forget_all().await;
+    }
+
     /// See to it that there is a master key, before something is begun that needs one.
     pub(crate) async fn ensure(&self) -> Result<(), ClientError> {
         match self.kept() {
@@ -106,16 +122,18 @@ impl MasterKey {
         self.derive(module, generation, Which::Primary).await
     }
 
-    /// Both keys of generation `generation` of `module`.
+    /// Both keys of generation `generation` of `module`, which the hub is about to be given.
     pub(crate) async fn keys(&self, module: &str, generation: &str) -> Result<DerivedKeys, ClientError> {
-        match self.keys_once(module, generation).await {
+        let keys = match self.keys_once(module, generation).await {
             // keyd finds out that the master key is gone when it needs its value.
             Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => {
                 self.load(self.kept()).await?;
                 self.keys_once(module, generation).await
             }
             result => result,
-        }
+        }?;
+        self.watch.gives(module).await;
+        Ok(keys)
     }
 
     async fn keys_once(&self, module: &str, generation: &str) -> Result<DerivedKeys, ClientError> {

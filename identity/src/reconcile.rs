@@ -65,20 +65,21 @@ impl Outcome {
 }
 
 /// How to get from the modules `at_hub` to those that are `wanted`, where those named in `ours` may be deleted. Those to
-/// `repair` get our keys once more.
+/// `repair`, if they are wanted, and those to `rekey` in any case get our keys once more.
 pub(crate) fn plan(
     at_hub: &[Module],
     wanted: &BTreeSet<String>,
     ours: &BTreeSet<String>,
     repair: &BTreeSet<String>,
+    rekey: &BTreeSet<String>,
 ) -> Vec<Step> {
     let (mut deletions, mut adoptions, mut missing) = (Vec::new(), Vec::new(), wanted.clone());
     for module in at_hub {
         let id = &module.module_id;
         match (missing.remove(id), ours.contains(id)) {
             (false, true) => deletions.push(Step::Delete(id.clone())),
-            (false, false) if repair.contains(id) => adoptions.push(Step::Rekey(Box::new(module.clone()))),
-            (true, known) if !known || repair.contains(id) => {
+            (false, false) if rekey.contains(id) => adoptions.push(Step::Rekey(Box::new(module.clone()))),
+            (true, known) if !known || repair.contains(id) || rekey.contains(id) => {
                 adoptions.push(Step::Adopt(Box::new(module.clone())));
             }
             _ => {}
@@ -220,6 +221,10 @@ impl Run {
         }
         tracing::warn!("module {id:?}: {}", http_common::chain(&error));
         self.is_hopeless |= concerns_all(&error);
+        if matches!(step, Step::Rekey(_)) && is_for_good(&error) {
+            // The device is none the worse for it; whoever has made the module may update it.
+            return None;
+        }
         self.outcome.failures.push((id, error));
         None
     }
@@ -237,7 +242,15 @@ async fn perform(
             Err(Error::NoSuchModule { .. }) => Ok("is gone already"),
             Err(error) => Err(error),
         },
-        Step::Adopt(module) | Step::Rekey(module) => {
+        Step::Rekey(module) => match modules.give_credentials(module, credentials, effort).await {
+            Ok(_) => Ok("has got new keys"),
+            Err(Error::Hub(error)) if error.is_unknown_module() => {
+                credentials.not_given(&module.module_id).await;
+                Ok("is gone already")
+            }
+            Err(error) => Err(error),
+        },
+        Step::Adopt(module) => {
             modules.give_credentials(module, credentials, effort).await?;
             Ok("has got our keys, it existed already")
         }
@@ -253,6 +266,11 @@ fn concerns_all(error: &Error) -> bool {
     let is_away = |kind| matches!(kind, FailureKind::Network | FailureKind::Untrusted);
     let is_theirs = error.failure_kind().is_some_and(|kind| is_away(kind) || modules::concerns_all(kind));
     is_theirs || matches!(error, Error::ModuleKey(_))
+}
+
+/// Whether the hub refuses this change, and will the next time.
+fn is_for_good(error: &Error) -> bool {
+    matches!(error.failure_kind(), Some(FailureKind::Rejected | FailureKind::Precondition))
 }
 
 #[cfg(test)]
@@ -276,8 +294,12 @@ mod tests {
     }
 
     fn check(at_hub: &str, wanted: &str, ours: &str, repair: &str, expected: &str) {
+        check_rekey(at_hub, wanted, ours, (repair, ""), expected);
+    }
+
+    fn check_rekey(at_hub: &str, wanted: &str, ours: &str, (repair, rekey): (&str, &str), expected: &str) {
         let at_hub: Vec<_> = at_hub.split_whitespace().map(module).collect();
-        let steps = plan(&at_hub, &set(wanted), &set(ours), &set(repair));
+        let steps = plan(&at_hub, &set(wanted), &set(ours), &set(repair), &set(rekey));
         let texts = steps.iter().map(|step| match step {
             Step::Delete(id) => format!("-{id}"),
             Step::Adopt(module) => format!("={}", module.module_id),
@@ -305,7 +327,8 @@ mod tests {
         check("A", "a", "", "", "+a"); // names are case-sensitive
         check("a b", "a b", "a b", "b", "=b");
         check("a", "a", "a", "gone", "");
-        check("a api x", "a", "a x", "a api x", "-x =a ~api"); // all have keys of a lost master
+        check("a api x", "a", "a x", "a api x", "-x =a"); // what is left of a repair changes no module of others
+        check_rekey("a api x y", "a", "a x", ("", "a api x"), "-x =a ~api"); // they have keys of a lost master
     }
 
     #[test]

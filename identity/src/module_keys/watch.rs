@@ -2,10 +2,11 @@
 //! a fingerprint, stands in a file of our own; without that file the first master key that is seen is believed, even one that was
 //! just made: modules that are there already may have keys from elsewhere. Knows no keyd and no hub.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
 use http_common::chain;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::backup::{Home, MasterMemo};
 use crate::provision::Event;
@@ -15,6 +16,8 @@ use crate::provision::Event;
 pub(super) struct Watch {
     home: Home,
     known: Mutex<Known>,
+    /// Held while the file is written. It guards no data.
+    disk: AsyncMutex<()>,
     events: mpsc::Sender<Event>,
 }
 
@@ -36,7 +39,8 @@ impl Watch {
     pub(super) fn new(home: Home, events: mpsc::Sender<Event>) -> Self {
         let memo = home.master_memo();
         let losses = u64::from(memo.due);
-        Self { home, known: Mutex::new(Known { memo, losses, mended: 0 }), events }
+        let known = Mutex::new(Known { memo, losses, mended: 0 });
+        Self { home, known, disk: AsyncMutex::default(), events }
     }
 
     /// Whether there should be a master key.
@@ -46,10 +50,9 @@ impl Watch {
 
     /// Take up the `fingerprint` of the master key.
     pub(super) async fn see(&self, fingerprint: String) {
-        let (memo, is_lost) = self.known().see(fingerprint);
-        let Some(memo) = memo else { return };
+        let Some(is_lost) = self.known().see(fingerprint) else { return };
         // Before anything gets a key of this one: then a restart knows what is to be done.
-        self.remember(memo).await;
+        self.remember().await;
         if is_lost {
             // A full queue holds a reason to look already.
             let _ = self.events.try_send(Event::Keys);
@@ -64,14 +67,43 @@ impl Watch {
 
     /// Somebody sees to it that all modules get new keys for `loss`, if there is any; `all` have them.
     pub(super) async fn mended(&self, loss: Option<Loss>, all: bool) {
-        let memo = self.known().mended(loss, all);
-        if let Some(memo) = memo {
-            self.remember(memo).await;
+        if self.known().mended(loss, all) {
+            self.remember().await;
         }
     }
 
-    async fn remember(&self, memo: MasterMemo) {
-        let home = self.home.clone();
+    /// The modules that have been given keys.
+    pub(super) fn given(&self) -> BTreeSet<String> {
+        self.known().memo.given.clone()
+    }
+
+    /// The module `id` is about to be given keys.
+    pub(super) async fn gives(&self, id: &str) {
+        let is_news = self.known().memo.given.insert(id.to_owned());
+        if is_news {
+            self.remember().await;
+        }
+    }
+
+    /// The module `id` is gone.
+    pub(super) async fn forget(&self, id: &str) {
+        let is_news = self.known().memo.given.remove(id);
+        if is_news {
+            self.remember().await;
+        }
+    }
+
+    /// Modules of another device are meant from now on.
+    pub(super) async fn forget_all(&self) {
+        if self.known().forget_all() {
+            self.remember().await;
+        }
+    }
+
+    /// Write down what is known; the last write has the last of it.
+    async fn remember(&self) {
+        let _turn = self.disk.lock().await;
+        let (home, memo) = (self.home.clone(), self.known().memo.clone());
         let written = tokio::task::spawn_blocking(move || write(&home, &memo));
         if written.await.is_err() {
             tracing::error!("the task that remembers the master key ended early; this is a bug");
@@ -84,17 +116,17 @@ impl Watch {
 }
 
 impl Known {
-    /// What is to be remembered, if that is news, and whether modules need new keys.
-    fn see(&mut self, fingerprint: String) -> (Option<MasterMemo>, bool) {
+    /// If that is news, whether modules need new keys.
+    fn see(&mut self, fingerprint: String) -> Option<bool> {
         let before = self.memo.fingerprint.as_str();
         if before == fingerprint {
-            return (None, false);
+            return None;
         }
         let is_lost = !before.is_empty();
         if is_lost {
             tracing::error!(
                 "the master key of the keys of modules has been lost or replaced in keyd: it was {}, now it is {}; \
-                 all modules with keys get new ones at the hub as soon as it can be asked",
+                 all modules with keys of it get new ones at the hub as soon as it can be asked",
                 short(before),
                 short(&fingerprint)
             );
@@ -102,18 +134,25 @@ impl Known {
         }
         self.memo.fingerprint = fingerprint;
         self.memo.due |= is_lost;
-        (Some(self.memo.clone()), is_lost)
+        Some(is_lost)
     }
 
-    fn mended(&mut self, loss: Option<Loss>, all: bool) -> Option<MasterMemo> {
+    /// Whether there is something to be remembered.
+    fn mended(&mut self, loss: Option<Loss>, all: bool) -> bool {
         if let Some(Loss(nth)) = loss {
             self.mended = self.mended.max(nth);
         }
         let is_over = self.memo.due && all && self.mended == self.losses;
-        is_over.then(|| {
-            self.memo.due = false;
-            self.memo.clone()
-        })
+        self.memo.due &= !is_over;
+        is_over
+    }
+
+    /// Whether there is something to be remembered.
+    fn forget_all(&mut self) -> bool {
+        self.mended = self.losses;
+        let before = std::mem::take(&mut self.memo);
+        self.memo.fingerprint.clone_from(&before.fingerprint);
+        self.memo != before
     }
 }
 
@@ -163,6 +202,31 @@ mod tests {
         let (fourth, _events) = watch(&directory);
         fourth.see("a".to_owned()).await;
         assert!(fourth.loss().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_was_given_keys_is_known_after_a_restart_until_the_device_is_another_one() {
+        let directory = TempDir::new().unwrap();
+        let (first, _events) = watch(&directory);
+        first.see("a".to_owned()).await;
+        tokio::join!(first.gives("m1"), first.gives("gone"), first.gives("m2"));
+        first.forget("gone").await;
+        let (second, _events) = watch(&directory);
+        assert_eq!(second.given().into_iter().collect::<Vec<_>>(), ["m1", "m2"]);
+        second.see("b".to_owned()).await;
+        second.forget_all().await;
+        assert!(second.loss().is_none());
+        let (third, _events) = watch(&directory);
+        assert!(third.loss().is_none() && third.given().is_empty() && third.expects_one());
+    }
+
+    #[tokio::test]
+    async fn a_memo_of_before_names_no_module() {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("module_master_memo"), "fingerprint = \"a\"\ndue = true\n")
+            .unwrap();
+        let (watch, _events) = watch(&directory);
+        assert!(watch.given().is_empty() && watch.loss().is_some());
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ impl Modules {
         match self.give_credentials(&created, credentials, effort).await {
             Ok(module) => Ok(module),
             Err(error) => {
-                self.undo(&created).await;
+                self.undo(&created, credentials).await;
                 Err(error)
             }
         }
@@ -192,7 +192,7 @@ impl Modules {
     }
 
     /// Remove a module that did not get its keys.
-    async fn undo(&self, module: &Module) {
+    async fn undo(&self, module: &Module, credentials: &ModuleCredentials) {
         let id = &module.module_id;
         let deleted = match self.hub().await {
             Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
@@ -200,7 +200,10 @@ impl Modules {
         };
         self.outdate_list();
         match deleted {
-            Ok(_) => tracing::info!("the module {id:?} did not get its keys and was removed again"),
+            Ok(_) => {
+                credentials.not_given(id).await;
+                tracing::info!("the module {id:?} did not get its keys and was removed again");
+            }
             Err(error) => tracing::warn!(
                 "the module {id:?} has not got its keys and could not be removed; update or delete it: {}",
                 chain(&error)

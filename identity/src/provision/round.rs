@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_common::chain;
-use hub_client::Module;
+use hub_client::{AuthType, Module};
 use identity_api::config::{Config, Source};
 use tokio::time::timeout_at;
 
+use super::turn::Left;
 use super::{Decision, Event, decide, digest, dps};
 use crate::authz::Principals;
 use crate::backup::Record;
@@ -237,6 +238,12 @@ impl Identityd {
 
     /// Write down who this device is, and with which settings it became that.
     async fn remember(&self, record: Record, with: String) -> Result<(), Error> {
+        let new = record.clone();
+        if self.on_disk(move |home| home.is_news(&new)).await {
+            // What is due, and whose keys are ours, was about another device's modules.
+            self.turn.leave(Left::default());
+            self.module_credentials.forget_keys().await;
+        }
         let memo = self.with_memo(|memo| memo.digest = Some(with));
         self.on_disk(move |home| home.write_record(&record, &memo)).await
     }
@@ -263,19 +270,19 @@ impl Identityd {
             None => BTreeSet::new(),
         };
         ours.retain(|id| wanted.contains(id) || is_there(id));
-        let (loss, rekeyed) = self.lost_keys(at_hub).await;
-        let mut repair = self.turn.unrepaired();
-        repair.extend(rekeyed);
+        let Left { mut repair, rekey } = self.turn.left();
+        let (loss, rekey) = self.lost_keys(at_hub, wanted, &ours, rekey).await;
         if mode == Mode::Repair {
             repair.extend(wanted.iter().cloned());
         }
-        let steps = reconcile::plan(at_hub, wanted, &ours, &repair);
+        let steps = reconcile::plan(at_hub, wanted, &ours, &repair, &rekey);
         let (modules, credentials) = (&device.modules, &self.module_credentials);
         let outcome = reconcile::carry_out(steps, ours, modules, credentials, deadline.map(Into::into)).await;
-        let undone = outcome.undone().filter(|id| repair.contains(*id)).cloned();
-        let undone: BTreeSet<_> = undone.collect();
-        let is_all = undone.is_empty();
-        self.turn.leave_unrepaired(undone);
+        let undone_of =
+            |ids: &BTreeSet<String>| outcome.undone().filter(|id| ids.contains(*id)).cloned().collect();
+        let left = Left { repair: undone_of(&repair), rekey: undone_of(&rekey) };
+        let is_all = left.rekey.is_empty();
+        self.turn.leave(left);
         credentials.mended(loss, is_all).await;
         let remembered = reconcile::remembered(&settings.config, &outcome.ours);
         self.on_disk(move |home| home.write_prev_state(&remembered)).await?;
@@ -284,19 +291,33 @@ impl Identityd {
 }
 
 impl Identityd {
-    /// Whether the master key of the keys of modules is another one, and the modules that need new keys if it is.
-    async fn lost_keys(&self, at_hub: &[Module]) -> (Option<Loss>, Vec<String>) {
+    /// Whether the master key of the keys of modules is another one, and the modules that need new keys: those that have keys,
+    /// by all that is known ours, if it is; otherwise what was `left` of them.
+    async fn lost_keys(
+        &self,
+        at_hub: &[Module],
+        wanted: &BTreeSet<String>,
+        ours: &BTreeSet<String>,
+        left: BTreeSet<String>,
+    ) -> (Option<Loss>, BTreeSet<String>) {
         let credentials = &self.module_credentials;
-        let has_key =
-            |module: &&Module| module.generation_id.is_some() && !credentials.is_certified(&module.module_id);
-        let keyed: Vec<_> = at_hub.iter().filter(has_key).map(|module| module.module_id.clone()).collect();
+        let has_key = |module: &&Module| {
+            matches!(module.auth_type, None | Some(AuthType::Sas))
+                && module.generation_id.is_some()
+                && !credentials.is_certified(&module.module_id)
+        };
+        let keyed = at_hub.iter().filter(has_key).map(|module| module.module_id.clone());
+        let mut keyed: BTreeSet<_> = keyed.collect();
         if !keyed.is_empty() {
             credentials.look_at_master().await;
         }
-        match credentials.loss() {
-            Some(loss) => (Some(loss), keyed),
-            None => (None, Vec::new()),
-        }
+        let loss = credentials.loss();
+        let given = credentials.given();
+        keyed.retain(|id| match loss {
+            Some(_) => wanted.contains(id) || ours.contains(id) || given.contains(id),
+            None => left.contains(id),
+        });
+        (loss, keyed)
     }
 }
 

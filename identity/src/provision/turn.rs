@@ -16,8 +16,16 @@ pub(crate) struct Turn {
     /// The one lock of this daemon that is held while the cloud is asked. It guards no data.
     pub(super) lock: AsyncMutex<()>,
     last: Mutex<Last>,
-    /// The modules whose keys are still to be written once more.
-    unrepaired: Mutex<BTreeSet<String>>,
+    left: Mutex<Left>,
+}
+
+/// The modules whose keys are still to be written once more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// As far as they are wanted.
+    pub(super) repair: BTreeSet<String>,
+    /// Since they were derived from a master key that is lost.
+    pub(super) rekey: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -75,14 +83,14 @@ impl Turn {
         failure.map_or(Ok(()), |error| Err(Error::Shared(error)))
     }
 
-    /// The modules whose keys are still to be written once more.
-    pub(super) fn unrepaired(&self) -> BTreeSet<String> {
-        self.unrepaired.lock().expect("no panic while held").clone()
+    /// What earlier turns have left undone.
+    pub(super) fn left(&self) -> Left {
+        self.left.lock().expect("no panic while held").clone()
     }
 
-    /// Write down that the keys of these modules are still to be written once more.
-    pub(super) fn leave_unrepaired(&self, ids: BTreeSet<String>) {
-        *self.unrepaired.lock().expect("no panic while held") = ids;
+    /// Leave this to later turns.
+    pub(super) fn leave(&self, left: Left) {
+        *self.left.lock().expect("no panic while held") = left;
     }
 }
 

@@ -16,6 +16,7 @@ fn a_master_key_that_is_lost_is_told_and_all_modules_get_new_keys() {
     let mut site = Site::manual(&principal(1001, "principals", "'module'"));
     site.wait_until_settled();
     site.create("apis").expect(200);
+    let theirs = site.cloud.add_module("theirs")["authentication"].clone();
     let generations = || ["principals", "apis"].map(|id| site.cloud.module(id)["generationId"].clone());
     let before = generations();
     for id in ["principals", "apis"] {
@@ -72,6 +73,7 @@ fn a_master_key_that_is_lost_is_told_and_all_modules_get_new_keys() {
         site.cloud.operations()
     );
     assert!(!site.state("prev_state").contains("apis"));
+    assert_eq!(site.cloud.module("theirs")["authentication"], theirs, "it never had keys of ours");
 }
 
 #[test]
