@@ -12,6 +12,7 @@ use identity_api::config::Source;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use super::round::Failed;
 use super::{Event, digest};
 use crate::backup::Memo;
 use crate::device::Phase;
@@ -110,7 +111,7 @@ impl Identityd {
                 self.settled().await;
                 Next::Idle
             }
-            Err(error) => Next::At(Instant::now() + self.failed(&settings, error).await),
+            Err(failed) => Next::At(Instant::now() + self.failed(&settings, failed).await),
         };
         (began, next)
     }
@@ -130,10 +131,12 @@ impl Identityd {
         .await;
     }
 
-    /// How long to wait after `error`. A failure that is still the same is not told twice.
-    async fn failed(&self, settings: &Settings, error: Error) -> Duration {
+    /// How long to wait after a failure. One that is still the same is not told twice.
+    async fn failed(&self, settings: &Settings, Failed { error, after_hub }: Failed) -> Duration {
         let now = SystemTime::now();
         let (cause, text) = (Cause::of(&error), chain(&error));
+        // The hub would be asked each time.
+        let cause = if after_hub && cause == Cause::Here { Cause::Other } else { cause };
         let (mut wait, mut failures) = (Duration::ZERO, 1);
         let count = |memo: &mut Memo| {
             wait = memo.backoff.failed(now, cause.asked(), fastrand::f64());
@@ -336,11 +339,19 @@ mod tests {
             Error::Shared(Arc::new(Error::Payload { uri, source }))
         };
         for _ in 0..6 {
-            let wait = daemon.failed(&daemon.settings(), payload()).await;
+            let wait = daemon.failed(&daemon.settings(), payload().into()).await;
             assert_eq!(wait, Duration::from_secs(5));
         }
         assert_eq!(daemon.memo.lock().unwrap().backoff.failures(), 0);
         assert_eq!(Cause::of(&payload()).wishes_wait(3), Duration::ZERO);
+        // Unless the hub is asked each time before it is found.
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let failed = Failed { error: payload(), after_hub: true };
+            waits.push(daemon.failed(&daemon.settings(), failed).await);
+        }
+        assert_eq!(daemon.memo.lock().unwrap().backoff.failures(), 6);
+        assert!(waits[5] > 2 * waits[0], "{waits:?}");
     }
 
     #[tokio::test]
@@ -351,7 +362,7 @@ mod tests {
             CloudFailure { kind, ..CloudFailure::invalid(StatusCode::TOO_MANY_REQUESTS, "slow down") };
         let error = Error::from(dps_client::Error::from(failure));
         let text = chain(&error);
-        daemon.failed(&daemon.settings(), error).await;
+        daemon.failed(&daemon.settings(), error.into()).await;
         *daemon.memo.lock().unwrap() = daemon.home.memo();
         assert!(matches!(daemon.first_round(), Next::At(_)));
         let told = ApiError::from(daemon.too_early(&daemon.settings()).unwrap());

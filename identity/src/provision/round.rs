@@ -139,23 +139,23 @@ impl Identityd {
 
     /// One round in the background: what is known first, DPS only if need be. A round with a registration also serves
     /// those who have asked for one meanwhile.
-    pub(super) async fn background(&self, settings: &Settings) -> Result<(), Error> {
+    pub(super) async fn background(&self, settings: &Settings) -> Result<(), Failed> {
         let recalled = self.recall(settings).await?;
         self.look_at_credentials(settings).await?;
         if !recalled {
             let registered = self.register_and_go_on(settings).await;
-            return self.end_turn(settings, registered);
+            return Ok(self.end_turn(settings, registered)?);
         }
         let Some(device) = self.device() else { return Ok(()) };
         let is_dps = matches!(settings.config.provisioning.source, Source::Dps(_));
         match list(&device, Instant::now() + LIST_LIMIT).await {
-            Ok(at_hub) => self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await,
+            Ok(at_hub) => Ok(self.bring_in_line(settings, &device, &at_hub, Mode::Keep, None).await?),
             Err(error) if is_dps && error.suggests_registration() => {
                 tracing::warn!("this device has to be registered again, asking DPS: {}", chain(&error));
                 let registered = self.register_and_go_on(settings).await;
-                self.end_turn(settings, registered)
+                self.end_turn(settings, registered).map_err(|error| Failed { error, after_hub: true })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -336,6 +336,20 @@ async fn list(device: &Device, deadline: Instant) -> Result<Vec<Module>, Error> 
             }
         }
         listed => listed,
+    }
+}
+
+/// How a round has failed.
+pub(super) struct Failed {
+    /// Why.
+    pub(super) error: Error,
+    /// Whether the hub was asked before, and did not want this device.
+    pub(super) after_hub: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, after_hub: false }
     }
 }
 
