@@ -257,6 +257,8 @@ mod tests {
         assert_eq!(home.prev_state(&record("other")), None);
         home.write_record(&record("h"), &Memo::default()).unwrap();
         assert_eq!(home.prev_state(&record("h")), Some(config()), "written again");
+        let through_gateway = Record { gateway: "g".into(), ..record("h") };
+        assert!(!home.is_news(&through_gateway) && home.is_news(&record("other")));
         home.write_record(&record("other"), &Memo::default()).unwrap();
         assert_eq!(home.prev_state(&record("other")), None, "not the other's");
     }

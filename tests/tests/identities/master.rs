@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use suite_tests::{
     http::{unbase64, wait_for},
     keys::{hmac_request, key_file},
@@ -74,6 +74,30 @@ fn a_master_key_that_is_lost_is_told_and_all_modules_get_new_keys() {
     );
     assert!(!site.state("prev_state").contains("apis"));
     assert_eq!(site.cloud.module("theirs")["authentication"], theirs, "it never had keys of ours");
+}
+
+#[test]
+fn a_module_that_cannot_get_its_new_keys_is_nobody_elses_matter() {
+    let mut site = Site::manual("");
+    site.wait_until_settled();
+    for id in ["bad", "good"] {
+        site.create(id).expect(200);
+    }
+    site.identityd.terminate();
+    fs::remove_file(key_file(&site.keyd.home(), "aziot_identityd_master_id")).unwrap();
+    let rule = json!({ "match": { "operation": "hub.put", "path_regex": "modules/bad" }, "action": { "status": 400 } });
+    site.cloud.admin("POST", "/faults", &rule);
+    site.cloud.forget_requests();
+    site.identityd.restart();
+    wait_for("new keys", WAIT, || is_believed(&site, "good").then_some(()));
+    wait_for("a warning", WAIT, || site.identityd.log().contains("module \"bad\": ").then_some(()));
+    thread::sleep(Duration::from_secs(1));
+    let log = site.identityd.log();
+    assert!(!log.contains("provisioning is not complete"), "{log}");
+    site.cloud.forget_requests();
+    site.identityd.restart();
+    one_round(&site);
+    assert_eq!(site.cloud.count("hub.put"), 0, "{}", site.cloud.operations());
 }
 
 #[test]
