@@ -17,7 +17,7 @@ use suite_tests::{
 };
 
 /// A keyd with a token that can be pulled out, and a file key beside it.
-fn keyd_with_remote_token() -> (RemoteToken, Daemon, Client) {
+pub(crate) fn keyd_with_remote_token() -> (RemoteToken, Daemon, Client) {
     let token = RemoteToken::new();
     let setup = token.base_slot(Setup::new(&KEYD));
     let file = setup.directory().join("file-key");

@@ -1,7 +1,7 @@
 //! Whose threads a token may keep waiting that does not answer.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,8 @@ use suite_tests::{
     keys::{Keys, ecdsa_request},
     p11_kit::RemoteToken,
 };
+
+use super::hardship::keyd_with_remote_token;
 
 /// Many look for keys on a token that does not answer: a key in a file that needs a thread has one.
 #[test]
@@ -43,13 +45,7 @@ fn keys_need_20_a_token_that_hangs_keeps_no_thread_from_files() {
 /// As many requests as a user may have wait for a token that does not answer: those for keys in files have slots of their own.
 #[test]
 fn keys_need_20_a_token_that_hangs_keeps_no_slot_from_files() {
-    let token = RemoteToken::new();
-    let setup = token.base_slot(Setup::new(&KEYD));
-    let file = setup.directory().join("file-key");
-    fs::write(&file, "a key in a file").unwrap();
-    let toml = format!("[preloaded_keys]\nfile-key = 'file://{}'\n", file.display());
-    let keyd = setup.drop_in("50-preloaded.toml", &toml).start();
-    let client = keyd.client();
+    let (token, keyd, client) = keyd_with_remote_token();
     let request = ecdsa_request(&client.create_pair("pair", "ec-p256"), &[1; 32]);
     let file_key = client.load_key("file-key");
     // The key that makes handles genuine is on the token.

@@ -37,6 +37,8 @@ struct State {
     inside: Inside,
     /// Somebody has it for himself.
     is_taken: bool,
+    /// How many wait for a change: without them nobody has to be woken, which would cost each call a system call.
+    sleepers: usize,
     /// How many want to have it for themselves and have only begun to wait: new calls let them in.
     wanted: usize,
     /// Nobody comes in any more; whoever leaves last ends it.
@@ -74,12 +76,10 @@ impl Instance {
     /// Comes in for a call that should be over after `limit`; makes the library ready if it is not. None if somebody has
     /// the library for himself: then the caller should look again.
     pub(super) fn enter(self: &Arc<Self>, limit: Duration) -> Result<Option<Ready>, Fault> {
-        let state = self.state();
         // Else calls that follow one another closely would keep those out who want it for themselves.
-        let waited = self.changed.wait_timeout_while(state, COURTESY, |state| state.wanted > 0);
-        let (mut state, _) = waited.expect("no panic while held");
+        let (mut state, _) = self.wait_while(self.state(), COURTESY, |state| state.wanted > 0);
         if state.is_taken {
-            let _ = self.changed.wait_timeout_while(state, LOOK_AGAIN, |state| state.is_taken);
+            drop(self.wait_while(state, LOOK_AGAIN, |state| state.is_taken));
             return Ok(None);
         }
         match state.library.clone() {
@@ -157,20 +157,33 @@ impl Instance {
 
     /// Waits a moment until no call is in the library.
     fn exclusive(&self) -> Result<Exclusive<'_>, Fault> {
-        let is_in_use = |state: &mut State| state.is_taken || !state.inside.is_empty();
+        let is_in_use = |state: &State| state.is_taken || !state.inside.is_empty();
         let mut state = self.state();
         state.wanted += 1;
-        let waited = self.changed.wait_timeout_while(state, COURTESY, is_in_use);
-        let (mut state, _) = waited.expect("no panic while held");
+        let (mut state, _) = self.wait_while(state, COURTESY, is_in_use);
         state.wanted -= 1;
         // From now on others come in meanwhile: those of other tokens must not wait as long as one call hangs.
         self.changed.notify_all();
-        let waited = self.changed.wait_timeout_while(state, PATIENCE, is_in_use);
-        let (state, waited) = waited.expect("no panic while held");
-        match waited.timed_out() {
-            true => Err(Fault::TimedOut(PATIENCE)),
-            false => Ok(self.take(state)),
+        let (state, is_in_use) = self.wait_while(state, PATIENCE, is_in_use);
+        if is_in_use { Err(Fault::TimedOut(PATIENCE)) } else { Ok(self.take(state)) }
+    }
+
+    /// Waits for `limit` at most until `holds` does not hold; whether it still does.
+    fn wait_while<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        limit: Duration,
+        holds: impl Fn(&State) -> bool,
+    ) -> (MutexGuard<'s, State>, bool) {
+        if !holds(&state) {
+            return (state, false);
         }
+        state.sleepers += 1;
+        let waited = self.changed.wait_timeout_while(state, limit, |state| holds(state));
+        let (mut state, _) = waited.expect("no panic while held");
+        state.sleepers -= 1;
+        let still = holds(&state);
+        (state, still)
     }
 
     fn take(&self, mut state: MutexGuard<'_, State>) -> Exclusive<'_> {
@@ -223,8 +236,9 @@ impl Instance {
         state.inside.leave(visit, Instant::now());
         let is_last = state.inside.is_empty();
         let is_end = is_last && state.is_left_behind && state.library.is_some();
+        let has_sleepers = state.sleepers > 0;
         drop(state);
-        if is_last {
+        if is_last && has_sleepers {
             self.changed.notify_all();
         }
         if is_end {
@@ -341,9 +355,10 @@ mod tests {
                 // Overlapping calls: there is always one in the library.
                 scope.spawn(|| {
                     while !over.load(Ordering::Acquire) {
-                        let state = instance.state();
-                        let waited = instance.changed.wait_timeout_while(state, COURTESY, |it| it.wanted > 0);
-                        let visit = waited.unwrap().0.inside.enter(Instant::now(), PATIENCE);
+                        let waited = instance.wait_while(instance.state(), COURTESY, |it| it.wanted > 0);
+                        let (mut state, _) = waited;
+                        let visit = state.inside.enter(Instant::now(), PATIENCE);
+                        drop(state);
                         thread::sleep(Duration::from_millis(10));
                         instance.left(visit);
                     }
