@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use suite_tests::http::wait_for;
+use suite_tests::http::{Connection, wait_for};
 
 use super::{Certs, Plant, any_pem, chain, csr};
 use crate::support::{Answer, EstServer, Settings};
@@ -43,19 +43,7 @@ fn certs_72_reads_are_as_quick_while_enrolments_hang() {
     let plant = plant(&server);
     let before = p99(&plant);
     let hanging = 20;
-    for _ in 0..hanging {
-        server.next("cacerts", Answer::Hang);
-    }
-    let client = plant.client();
-    let _callers: Vec<_> = (0..hanging)
-        .map(|number: usize| {
-            let body = serde_json::json!({ "certId": "press", "csr": csr(&number.to_string()) });
-            let mut caller = client.connect();
-            caller.send(client.bytes("POST", "/certificates", Some(&body)));
-            caller
-        })
-        .collect();
-    wait_for("the enrolments to hang", Duration::from_secs(30), || (server.seen().len() >= 10).then_some(()));
+    let _callers = hanging_enrolments(&server, &plant, hanging);
     let during = p99(&plant);
     println!("99 of 100 reads take {before:?} alone, {during:?} beside {hanging} hanging enrolments");
     assert!(during < before * 5 + Duration::from_millis(20), "{before:?} before, {during:?} during");
@@ -66,21 +54,28 @@ fn certs_72_reads_are_as_quick_while_enrolments_hang() {
     assert!(start.elapsed() < Duration::from_secs(2), "changes do not wait either, not even of the same id");
 }
 
+/// Callers whose enrolments hang, of which ten are under way.
+#[track_caller]
+fn hanging_enrolments(server: &EstServer, plant: &Plant, count: usize) -> Vec<Connection> {
+    let client = plant.client();
+    let ask = |number: usize| {
+        server.next("cacerts", Answer::Hang);
+        let body = serde_json::json!({ "certId": "press", "csr": csr(&number.to_string()) });
+        let mut caller = client.connect();
+        caller.send(client.bytes("POST", "/certificates", Some(&body)));
+        caller
+    };
+    let callers = (0..count).map(ask).collect();
+    wait_for("the enrolments to hang", Duration::from_secs(30), || (server.seen().len() >= 10).then_some(()));
+    callers
+}
+
 #[test]
 fn certs_72_hanging_enrolments_take_no_slot_from_reads() {
     let server = EstServer::start(Settings::new());
     let plant = plant_with(&server, "");
     let client = plant.client();
-    let _callers: Vec<_> = (0..12)
-        .map(|number: usize| {
-            server.next("cacerts", Answer::Hang);
-            let body = serde_json::json!({ "certId": "press", "csr": csr(&number.to_string()) });
-            let mut caller = client.connect();
-            caller.send(client.bytes("POST", "/certificates", Some(&body)));
-            caller
-        })
-        .collect();
-    wait_for("the enrolments to hang", Duration::from_secs(30), || (server.seen().len() >= 10).then_some(()));
+    let _callers = hanging_enrolments(&server, &plant, 12);
     let start = Instant::now();
     client.fetch("x").expect(200);
     client.import("y", &any_pem()).expect(201);
