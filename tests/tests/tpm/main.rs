@@ -15,11 +15,13 @@ mod registration;
 mod show;
 mod signing;
 
+use std::time::Duration;
+
 use openssl::{hash::MessageDigest, pkey::PKey, sign::Signer};
 use serde_json::{Value, json};
 use suite_tests::{
     harness::{Daemon, Setup, TPMD},
-    http::{Client, Reply, base64},
+    http::{Client, Reply, base64, wait_for},
     swtpm::Swtpm,
 };
 
@@ -88,6 +90,14 @@ impl Site {
         for data in [&b""[..], b"hub/devices/press-17\n1893456030"] {
             assert_eq!(self.try_sign(data).expect(200).bytes("digest"), hmac(key, data));
         }
+    }
+
+    /// The TPM, which was away or held up, soon signs again: what tpmd says of it changes with the TPM's first answer.
+    #[track_caller]
+    fn signs_again(&self) {
+        wait_for("a signature", Duration::from_secs(10), || {
+            (self.try_sign(b"x").status == 200).then_some(())
+        });
     }
 
     /// Stop tpmd, so that tools can use the TPM.
