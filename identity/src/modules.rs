@@ -105,6 +105,8 @@ impl Listed {
 #[derive(Clone)]
 struct Running {
     since: Instant,
+    /// How many [changes](Listed::changes) there had been.
+    changes: u64,
     /// `None` until the call has ended; `Some(None)` if it has failed.
     done: watch::Receiver<Option<Option<Arc<[ModuleRecord]>>>>,
 }
@@ -267,16 +269,19 @@ impl Modules {
         self.gate.lock().expect("no panic while held")
     }
 
-    /// The hub's list, if it comes in time. While the hub fails nobody waits for it.
+    /// The hub's list, if it comes in time and nothing was changed here since it was asked for. While the hub fails nobody
+    /// waits for it.
     async fn fresh_list(self: &Arc<Self>) -> Option<Arc<[ModuleRecord]>> {
         let has_failed =
             self.with_refresh(|refresh| refresh.closed_until.is_some()) || !self.gate().is_open();
-        let Running { since, mut done } = self.start_refresh()?;
+        let Running { since, changes, mut done } = self.start_refresh()?;
         if has_failed {
             return None;
         }
         let until = tokio::time::Instant::from_std(since + LIST_LIMIT);
         let ended = tokio::time::timeout_at(until, done.wait_for(Option::is_some)).await;
+        // What was changed here meanwhile may be missing in the hub's answer, but not in what is known.
+        self.with_refresh(|refresh| refresh.listed.changes == changes).then_some(())?;
         ended.ok()?.ok()?.clone()?
     }
 
@@ -295,7 +300,7 @@ impl Modules {
                 return None;
             }
             let (send, done) = watch::channel(None);
-            let running = Running { since: now, done };
+            let running = Running { since: now, changes: refresh.listed.changes, done };
             refresh.running = Some(running.clone());
             let modules = Arc::clone(self);
             tokio::spawn(async move { send.send_replace(Some(modules.run_refresh().await)) });

@@ -267,6 +267,24 @@ fn identity_65_a_throttling_hub_is_given_the_time_it_asks_for() {
     assert!(seen[1].time_ms() - seen[0].time_ms() >= 4000, "{seen:?}");
 }
 
+/// Whoever asks while somebody else's list is under way joins it, unless it was asked for before his own change.
+#[test]
+fn identity_65_a_list_that_was_asked_for_before_a_change_hides_none() {
+    let site = Site::manual("");
+    site.wait_until_settled();
+    site.create("old").expect(200);
+    site.create("kept").expect(200);
+    site.cloud.fault("hub.list", &json!({ "delay_ms": 1500 }), None);
+    std::thread::scope(|scope| {
+        let early = scope.spawn(|| site.names());
+        std::thread::sleep(Duration::from_millis(500));
+        site.client().delete("/identities/modules/old?type=aziot", None).expect(204);
+        site.create("new").expect(200);
+        assert_eq!(site.names(), ["kept", "new"]);
+        early.join().expect("a list");
+    });
+}
+
 #[test]
 fn identity_65_decided_readers_share_one_list_call() {
     let site = Site::manual("");
