@@ -2,10 +2,16 @@
 //! Knows nothing of connections.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde::de::{self, DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::value::{MapAccessDeserializer, MapDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor,
+};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::{ApiVersion, Endpoint, Service};
@@ -74,20 +80,26 @@ pub(crate) fn encode<E: Endpoint>(request: &E) -> Result<Encoded, serde_json::Er
 
 /// Reads a request; `body` is `None` where there is none or its type is not JSON.
 ///
-/// A name of the URI wins over a body member of the same name. Of a repeated query parameter the first counts.
+/// A name of the URI wins over a body member of the same name. Of a repeated query parameter the first counts. Any JSON
+/// value but an object has no members: such bodies are accepted where none is needed.
 pub(crate) fn decode<E: Endpoint>(uri: UriFields<'_>, body: Option<&[u8]>) -> Result<E, Unreadable> {
     let names = UriNames::of(E::PATH);
     match body {
         Some(body) if names.is_empty() => from_slice(body),
+        Some(body) if body.trim_ascii_start().starts_with(b"{") => {
+            let mut json = serde_json::Deserializer::from_slice(body);
+            let both = Both { uri: names.fields(uri), request: PhantomData };
+            let request = Deserializer::deserialize_map(&mut json, both).map_err(Unreadable::Schema)?;
+            json.end().map_err(Unreadable::Schema)?;
+            Ok(request)
+        }
         Some(body) => {
-            let Unique(mut fields) = from_slice(body)?;
-            add_uri_fields(&mut fields, &names, uri);
-            serde_json::from_value(Value::Object(fields)).map_err(Unreadable::Schema)
+            check_syntax(body)?;
+            E::deserialize(MapDeserializer::new(names.fields(uri).into_iter())).map_err(Unreadable::Schema)
         }
         None => {
-            let mut fields = Map::new();
-            add_uri_fields(&mut fields, &names, uri);
-            serde_json::from_value(Value::Object(fields)).map_err(Unreadable::BodyMissing)
+            let fields = names.fields(uri).into_iter();
+            E::deserialize(MapDeserializer::new(fields)).map_err(Unreadable::BodyMissing)
         }
     }
 }
@@ -148,16 +160,6 @@ fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
     serde_json::from_slice(body).map_err(Unreadable::Schema)
 }
 
-fn add_uri_fields(fields: &mut Map<String, Value>, names: &UriNames, uri: UriFields<'_>) {
-    let in_query = |name: &String| names.query().any(|known| known == name);
-    for (name, value) in uri.query.into_iter().filter(|(name, _)| in_query(name)).rev() {
-        fields.insert(name, Value::String(value));
-    }
-    for (name, value) in uri.path {
-        fields.insert(name.to_owned(), Value::String(value));
-    }
-}
-
 /// The names that an endpoint's path puts into the URI.
 struct UriNames {
     path: &'static str,
@@ -177,65 +179,63 @@ impl UriNames {
     fn query(&self) -> impl Iterator<Item = &'static str> {
         self.query.split('&').filter(|name| !name.is_empty())
     }
-}
 
-/// The members of a body whose request has other fields in the URI; no member may occur twice. Any JSON value but
-/// an object has no members: such bodies are accepted where none is needed.
-struct Unique(Map<String, Value>);
-
-impl<'de> de::Deserialize<'de> for Unique {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UniqueVisitor)
+    /// What the URI says of a request.
+    fn fields(&self, uri: UriFields<'_>) -> BTreeMap<String, Value> {
+        let in_query = |name: &String| self.query().any(|known| known == name);
+        let query = uri.query.into_iter().filter(|(name, _)| in_query(name)).rev();
+        let path = uri.path.into_iter().map(|(name, value)| (name.to_owned(), value));
+        query.chain(path).map(|(name, value)| (name, Value::String(value))).collect()
     }
 }
 
-struct UniqueVisitor;
+/// A request with some fields in the URI and the others in a body, which is read once: what the request does not know is
+/// passed over, whatever it is.
+struct Both<E> {
+    uri: BTreeMap<String, Value>,
+    request: PhantomData<E>,
+}
 
-impl<'de> Visitor<'de> for UniqueVisitor {
-    type Value = Unique;
+impl<'de, E: Endpoint> Visitor<'de> for Both<E> {
+    type Value = E;
 
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
-        let mut fields = Map::new();
-        while let Some((name, value)) = members.next_entry::<String, Value>()? {
-            if fields.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+    fn visit_map<A: MapAccess<'de>>(self, body: A) -> Result<E, A::Error> {
+        E::deserialize(MapAccessDeserializer::new(Members { body, uri: self.uri, current: None }))
+    }
+}
+
+/// The members of a body that the URI does not name, then those of the URI.
+struct Members<A> {
+    body: A,
+    uri: BTreeMap<String, Value>,
+    /// The value to the last name, if it is from the URI.
+    current: Option<Value>,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Members<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        while let Some(name) = self.body.next_key::<String>()? {
+            if !self.uri.contains_key(&name) {
+                return seed.deserialize(name.into_deserializer()).map(Some);
             }
-            fields.insert(name, value);
+            self.body.next_value::<IgnoredAny>()?;
         }
-        Ok(Unique(fields))
+        let Some((name, value)) = self.uri.pop_first() else { return Ok(None) };
+        self.current = Some(value);
+        seed.deserialize(name.into_deserializer()).map(Some)
     }
 
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_bool<X>(self, _: bool) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_i64<X>(self, _: i64) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_u64<X>(self, _: u64) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_f64<X>(self, _: f64) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_str<X>(self, _: &str) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
-    }
-
-    fn visit_unit<X>(self) -> Result<Unique, X> {
-        Ok(Unique(Map::new()))
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        match self.current.take() {
+            Some(value) => seed.deserialize(value).map_err(de::Error::custom),
+            None => self.body.next_value_seed(seed),
+        }
     }
 }
 
@@ -327,6 +327,23 @@ mod tests {
     fn a_body_member_serves_where_the_query_has_none() {
         let request: Move = decode(uri("a", &[]), Some(br#"{"type":"aziot","from":"old"}"#)).unwrap();
         assert_eq!(request, moved("a", Some("aziot")));
+    }
+
+    #[test]
+    fn what_a_request_does_not_know_is_passed_over() {
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        for unknown in
+            [r#""x":1,"x":2"#, r#""x":1e999"#, r#""keyId":1e999,"keyId":2"#, &format!(r#""x":{deep}"#)]
+        {
+            let body = format!(r#"{{"from":"old",{unknown}}}"#);
+            assert_eq!(
+                decode::<Move>(uri("a", &[]), Some(body.as_bytes())).ok(),
+                Some(moved("a", None)),
+                "{body}"
+            );
+            let body = format!(r#" {{{unknown},"handle":"a"}}"#);
+            assert!(decode::<Sign>(UriFields::default(), Some(body.as_bytes())).is_ok(), "{body}");
+        }
     }
 
     #[test]
