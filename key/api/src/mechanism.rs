@@ -2,11 +2,12 @@
 //! 4.13). Computes nothing.
 //!
 //! The pairs go through a flat wire struct instead of serde's adjacently tagged enums: those take `"parameters": {}`
-//! for a variant without parameters, which must be refused, and they copy each field of a signature's request once more.
+//! for a variant without parameters, which must be refused.
 
 use config_common::{Base64, Secret};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::KeyHandle;
 
@@ -92,11 +93,16 @@ enum SignAlgorithm {
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct SignParameters {
     /// With ECDSA.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "perhaps")]
     digest: Option<Base64>,
     /// With HMAC-SHA256.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "perhaps")]
     message: Option<Base64>,
+}
+
+/// The bytes, if it is base64. Only that of the algorithm has to be, which may come later; the other is unknown there.
+fn perhaps<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Base64>, D::Error> {
+    Ok(Base64::deserialize(Value::deserialize(value)?).ok())
 }
 
 impl TryFrom<SignWire> for Sign {
@@ -105,9 +111,11 @@ impl TryFrom<SignWire> for Sign {
     fn try_from(wire: SignWire) -> Result<Self, &'static str> {
         let SignWire { key_handle, algorithm, parameters: SignParameters { digest, message } } = wire;
         let mechanism = match algorithm {
-            SignAlgorithm::Ecdsa => SignMechanism::Ecdsa(digest.ok_or("ECDSA needs parameters.digest")?),
+            SignAlgorithm::Ecdsa => {
+                SignMechanism::Ecdsa(digest.ok_or("ECDSA needs parameters.digest, in base64")?)
+            }
             SignAlgorithm::HmacSha256 => {
-                SignMechanism::HmacSha256(message.ok_or("HMAC-SHA256 needs parameters.message")?)
+                SignMechanism::HmacSha256(message.ok_or("HMAC-SHA256 needs parameters.message, in base64")?)
             }
         };
         Ok(Self { key_handle, mechanism })
@@ -216,7 +224,7 @@ impl From<Decrypt> for DecryptWire {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, from_str, json, to_value};
+    use serde_json::{from_str, json, to_value};
 
     use super::*;
 
@@ -237,8 +245,13 @@ mod tests {
         ] {
             assert_eq!(sign(text), Some(digest.clone()), "{text}");
         }
-        let message = r#"{"keyHandle":"h","parameters":{"message":""},"algorithm":"HMAC-SHA256"}"#;
-        assert_eq!(sign(message), Some(SignMechanism::HmacSha256(Base64(vec![]))));
+        for message in [
+            r#"{"keyHandle":"h","parameters":{"message":""},"algorithm":"HMAC-SHA256"}"#,
+            r#"{"keyHandle":"h","parameters":{"message":"","digest":"sha-256"},"algorithm":"HMAC-SHA256"}"#,
+            r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"digest":{"x":[1]},"message":""}}"#,
+        ] {
+            assert_eq!(sign(message), Some(SignMechanism::HmacSha256(Base64(vec![]))), "{message}");
+        }
     }
 
     #[test]
@@ -248,6 +261,7 @@ mod tests {
             r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"digest":"AQ=="}}"#,
             r#"{"keyHandle":"h","algorithm":"ECDSA","parameters":{"digest":"AQ"}}"#,
             r#"{"keyHandle":"h","algorithm":"ecdsa","parameters":{"digest":"AQ=="}}"#,
+            r#"{"keyHandle":"h","algorithm":"ECDSA","parameters":{"digest":null}}"#,
             r#"{"keyHandle":"h","algorithm":"ECDSA"}"#,
             r#"{"algorithm":"ECDSA","parameters":{"digest":"AQ=="}}"#,
             r#"{"keyHandle":"h","algorithm":"ECDSA","algorithm":"ECDSA","parameters":{"digest":"AQ=="}}"#,
