@@ -61,6 +61,7 @@ mod local;
 mod log;
 pub mod openapi;
 mod peer;
+mod reply;
 pub mod retry;
 mod router;
 pub mod sas;

@@ -9,13 +9,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -24,7 +23,8 @@ use crate::body::read;
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
-use crate::router::{Body, Failure, Outcome, Prepared, Success, method_not_allowed};
+use crate::reply::{error_reply, say_too_slow, success_reply};
+use crate::router::{Body, Failure, Outcome, Prepared, method_not_allowed};
 use crate::{ApiError, Handlers, Peer, Router};
 
 /// A service on a socket.
@@ -330,42 +330,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-fn success_reply(success: Success) -> Response<Full<Bytes>> {
-    let mut reply = Response::new(Full::new(success.body));
-    *reply.status_mut() = success.status;
-    if success.status != StatusCode::NO_CONTENT {
-        reply.headers_mut().insert(CONTENT_TYPE, JSON);
-    }
-    reply
-}
-
-fn error_reply(error: &ApiError) -> Response<Full<Bytes>> {
-    let mut reply = Response::new(Full::new(error.body().into()));
-    *reply.status_mut() = error.status;
-    let headers = reply.headers_mut();
-    headers.insert(CONTENT_TYPE, JSON);
-    if matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    if let Some(seconds) = error.retry_after {
-        headers.insert(RETRY_AFTER, seconds.into());
-    }
-    reply
-}
-
-/// Tells a client whose request's head does not come to its end. A client that does not read either learns it from
-/// the end of the connection.
-async fn say_too_slow(mut stream: Watched) {
-    let body = r#"{"message":"the head of the request did not arrive in time"}"#;
-    let reply = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    if tokio::time::timeout(ACCEPT_PAUSE_MAX, stream.write_all(reply.as_bytes())).await.is_err() {
-        tracing::debug!("a client neither sent its request nor took the reply");
-    }
-}
-
 /// Runs a function when dropped.
 struct Finally<F: FnMut()>(F);
 
@@ -375,7 +339,6 @@ impl<F: FnMut()> Drop for Finally<F> {
     }
 }
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// hyper's buffer for a request's head, in bytes; the spec has 414 above 65,534 bytes of target.
 const MAX_HEAD: usize = 417_792;
 /// `Retry-After` of a request that was throttled or given up.

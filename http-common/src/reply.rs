@@ -1,0 +1,55 @@
+//! What goes out for an outcome: status, headers, body. Knows neither endpoints nor why something was refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use tokio::io::AsyncWriteExt;
+
+use crate::ApiError;
+use crate::connections::Watched;
+use crate::router::Success;
+
+/// The answer to a request that was done.
+pub(crate) fn success_reply(success: Success) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(success.body));
+    *reply.status_mut() = success.status;
+    if success.status != StatusCode::NO_CONTENT {
+        reply.headers_mut().insert(CONTENT_TYPE, JSON);
+    }
+    reply
+}
+
+/// The answer to a request that was refused or failed.
+pub(crate) fn error_reply(error: &ApiError) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::new(error.body().into()));
+    *reply.status_mut() = error.status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    if matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(seconds) = error.retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    reply
+}
+
+/// Tells a client whose request's head does not come to its end. A client that does not read either learns it from
+/// the end of the connection.
+pub(crate) async fn say_too_slow(mut stream: Watched) {
+    let body = r#"{"message":"the head of the request did not arrive in time"}"#;
+    let reply = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    if tokio::time::timeout(PATIENCE, stream.write_all(reply.as_bytes())).await.is_err() {
+        tracing::debug!("a client neither sent its request nor took the reply");
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// How long a client that sent no request may take to read what is said to it.
+const PATIENCE: Duration = Duration::from_secs(1);
