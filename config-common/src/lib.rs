@@ -47,7 +47,7 @@ pub use endpoints::{Endpoint, Endpoints, SOCKET_DIRECTORY};
 pub use error::Error;
 pub use merge::{KeyPath, Origin};
 pub use policy::{BadPolicy, Policy};
-pub use regular::open_regular;
+pub use regular::{open_regular, read_regular};
 pub use renewal::AutoRenew;
 pub use secret::{Base64, Secret};
 pub use service::{CONFIG_DIRECTORY, ConfigPaths, Service};
@@ -183,12 +183,28 @@ fn refused(
     directory: &Path,
     error: &toml::de::Error,
 ) -> Error {
-    let reason = error.message().to_owned();
+    let reason = without_value(error.message());
     match document.origin(&key) {
         Some(origin) if !key.is_root() => Error::Setting { origin: origin.clone(), key, reason },
         _ => Error::Configuration { file: file.to_owned(), directory: directory.to_owned(), reason },
     }
 }
+
+/// `reason` without the value that serde quotes in it, as `invalid type: string "0815", expected a map`: configuration may hold
+/// a PIN. Where it stands is told beside.
+fn without_value(reason: &str) -> String {
+    let quotes_value = QUOTING.iter().any(|start| reason.starts_with(start));
+    match reason.rsplit_once(", expected ").filter(|_| quotes_value) {
+        Some((found, expected)) => {
+            let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}, expected {expected}")
+        }
+        None => reason.to_owned(),
+    }
+}
+
+/// How the reasons begin in which serde quotes what was written (`serde::de::Error`).
+const QUOTING: [&str; 3] = ["invalid type: ", "invalid value: ", "unknown variant "];
 
 #[cfg(test)]
 mod tests {
@@ -312,6 +328,49 @@ mod tests {
         );
         check("", "max_requests = ", "d/20-b.toml:1: ");
         check("a = 1\na = 2", "", "main.toml:2: ");
+    }
+
+    #[test]
+    fn errors_repeat_no_value() {
+        #[derive(Debug, Deserialize)]
+        enum Source {
+            Manual,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(default)]
+        struct Strict {
+            table: BTreeMap<String, String>,
+            text: String,
+            byte: u8,
+            user: User,
+            source: Source,
+        }
+        impl Default for Strict {
+            fn default() -> Self {
+                let (table, text) = Default::default();
+                Self { table, text, byte: 0, user: User::Uid(0), source: Source::Manual }
+            }
+        }
+        for (text, expected) in [
+            ("table = 'x?pin=0815'", "table: invalid type: string, expected a map"),
+            (r#"table = "x\", expected `0815`""#, "table: invalid type: string, expected a map"),
+            ("table.x = ['0815']", "table.x: invalid type: sequence, expected a string"),
+            ("text = 815", "text: invalid type: integer, expected a string"),
+            ("text = 815.0815", "text: invalid type: floating point, expected a string"),
+            ("text = true", "text: invalid type: boolean, expected a string"),
+            ("text = [0815]", ""),
+            ("text = 0815", ""),
+            ("text = a0815", ""),
+            ("text = 'a' 0815", ""),
+            ("text = \"a\\0815\"", ""),
+            ("byte = 815", "byte: invalid value: integer, expected u8"),
+            ("user = -815", "user: invalid value: integer, expected a user's number"),
+            ("source = '0815'", "source: unknown variant, expected `Manual`"),
+        ] {
+            let error = read_texts::<Strict>(text, &[]).unwrap_err();
+            assert!(error.starts_with(&format!("main.toml:1: {expected}")), "{error}");
+            assert!(!error.contains("815"), "{error}");
+        }
     }
 
     #[test]
