@@ -96,6 +96,7 @@ impl Serve<GetParameter> for Keyd {
     /// The kind of the handle does not matter, as with upstream: the id in it is looked up as a key pair.
     async fn serve(&self, peer: Peer, request: GetParameter) -> Result<Parameter, Error> {
         let permit = self.open(&peer, &request.key_handle).await?.permit().clone();
+        parameter::check_name(&request.parameter_name)?;
         let pair = self.pair(permit.clone()).await?;
         let value = match request.parameter_name.as_str() {
             PRELOADED => self.store.is_preloaded(&permit).to_string(),

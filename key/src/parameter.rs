@@ -1,9 +1,18 @@
 //! The public properties of key pairs by their names on the wire (spec keys-service, 4.8). Knows no keys.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use key_api::PRELOADED;
 
 use crate::Error;
 use crate::store::Public;
+
+/// Refuses a `name` that is none, whatever key it is asked of.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    match NAMES.contains(&name) {
+        true => Ok(()),
+        false => Err(Error::NoParameter { name: name.to_owned(), key: "any key" }),
+    }
+}
 
 /// The value of the parameter `name`: a word for `algorithm`, base64 for all others.
 pub(crate) fn value(public: &Public, name: &str) -> Result<String, Error> {
@@ -19,6 +28,8 @@ pub(crate) fn value(public: &Public, name: &str) -> Result<String, Error> {
     Ok(STANDARD.encode(bytes))
 }
 
+const NAMES: [&str; 6] = ["algorithm", "ec-curve-oid", "ec-point", "rsa-modulus", "rsa-exponent", PRELOADED];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +41,7 @@ mod tests {
         let rsa = Public::Rsa { modulus: vec![0xff], exponent: vec![1, 0, 1] };
         let check = |public: &Public, name: &str, expected: Option<&str>| {
             assert_eq!(value(public, name).ok().as_deref(), expected, "{name} of {public:?}");
+            assert!(expected.is_none() || check_name(name).is_ok(), "{name}");
         };
         check(&ec, "algorithm", Some("ECDSA"));
         check(&ec, "ec-curve-oid", Some("BgEC"));
