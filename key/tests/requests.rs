@@ -81,9 +81,13 @@ impl Caller {
         signed.map(|reply| reply.signature.0)
     }
 
-    async fn point(&self, handle: &KeyHandle) -> Result<String, ApiError> {
-        let request = GetParameter { parameter_name: "ec-point".into(), key_handle: handle.clone() };
+    async fn parameter(&self, name: &str, handle: &KeyHandle) -> Result<String, ApiError> {
+        let request = GetParameter { parameter_name: name.into(), key_handle: handle.clone() };
         self.0.call(request).await.map(|reply| reply.value)
+    }
+
+    async fn point(&self, handle: &KeyHandle) -> Result<String, ApiError> {
+        self.parameter("ec-point", handle).await
     }
 }
 
@@ -216,6 +220,33 @@ async fn concurrent_creates_of_one_id_make_one_key() {
         seen.dedup();
         assert_eq!(seen.len(), 1, "{seen:?}");
     }
+}
+
+#[tokio::test]
+async fn a_parameter_that_no_key_has_is_the_callers_mistake() {
+    let home = home();
+    let root = Caller::root(&keyd(home.path(), ""));
+    let (key, pair) = (root.create("key").await.unwrap(), root.create_pair("pair", "ec-p256").await.unwrap());
+    for handle in [&key, &pair] {
+        refused(root.parameter("zz", handle).await, 400);
+    }
+    // As with upstream.
+    refused(root.parameter("algorithm", &key).await, 500);
+}
+
+#[tokio::test]
+async fn a_file_that_was_kept_outlives_the_next_damage() {
+    let home = home();
+    let root = Caller::root(&keyd(home.path(), ""));
+    root.create_pair("pair", "ec-p256").await.unwrap();
+    let file = key_file(home.path(), "pair");
+    let repairable = fs::read(&file).unwrap()[..100].to_vec();
+    for damage in [repairable.as_slice(), b""] {
+        fs::write(&file, damage).unwrap();
+        root.create_pair("pair", "ec-p256").await.unwrap();
+    }
+    assert_eq!(fs::read(file.with_extension("key.corrupt")).unwrap(), b"");
+    assert_eq!(fs::read(file.with_extension("key.corrupt.1")).unwrap(), repairable);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! they are never deleted or moved: the administrator put them there, perhaps behind a link, and who may read them is the
 //! administrator's matter.
 
+mod damaged;
 mod place;
 
 use std::collections::BTreeMap;
@@ -132,8 +133,7 @@ impl FileStore {
         if let Some(damage) = damage {
             // What was useless may be open to all, what takes its place is secret.
             mode = FILE_MODE;
-            let beside = corrupt_name(&path);
-            durable::rename(&path, &beside).map_err(Internal::Unwritable)?;
+            let beside = damaged::keep(&path)?;
             tracing::error!(
                 "the file of key {id} was unusable ({damage}); a new key takes its place, the old file is kept as {}",
                 beside.display()
@@ -349,14 +349,6 @@ fn file_name(id: &KeyId) -> Result<String, Error> {
     Ok(name)
 }
 
-/// The name beside `path` for a file that is of no use; long names lose their beginning.
-fn corrupt_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let surplus = (name.len() + CORRUPT.len()).saturating_sub(MAX_NAME);
-    let start = (surplus..name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-    path.with_file_name(format!("{}{CORRUPT}", &name[start..]))
-}
-
 /// Bytes of a generated symmetric key.
 const KEY_LENGTH: usize = 32;
 /// A larger file is no key; imports are bounded by the largest request.
@@ -365,7 +357,6 @@ const MAX_FILE: usize = 1 << 20;
 const MAX_NAME: usize = 255;
 const HASH_AND_SUFFIX: usize = 1 + 64 + 4;
 const HEX: &[u8; 16] = b"0123456789abcdef";
-const CORRUPT: &str = ".corrupt";
 const DIRECTORY_MODE: u32 = 0o700;
 
 #[cfg(test)]
@@ -390,15 +381,5 @@ mod tests {
         let id = |letters| KeyId::new("ä".repeat(300) + &"a".repeat(letters)).unwrap();
         assert_eq!(file_name(&id(186)).unwrap().len(), 255);
         assert!(matches!(file_name(&id(187)), Err(Error::IdTooLong { max: 186, .. })));
-    }
-
-    #[test]
-    fn names_of_corrupt_files_fit_too() {
-        let beside = |name: &str| corrupt_name(&Path::new("/d").join(name));
-        assert_eq!(beside("x-1.key"), Path::new("/d/x-1.key.corrupt"));
-        let long = beside(&format!("{}-1.key", "x".repeat(249)));
-        assert_eq!(long.file_name().unwrap().len(), 255);
-        assert!(long.to_str().unwrap().ends_with("x-1.key.corrupt"));
-        assert!(beside(&format!("{}.key", "ä".repeat(125))).file_name().unwrap().len() <= 255);
     }
 }
