@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::listener::{ListenError, listen};
 use crate::server::Server;
@@ -171,9 +172,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         notify(&[NotifyState::Ready]);
         supervise::<D>(&paths, &state, &mut signals, &mut changes).await;
         notify(&[NotifyState::Stopping]);
-        stop.send_replace(true);
-        // A panic of the accept loop is all that this could report, and the log has it.
-        let _ = serving.await;
+        drain(serving, &stop, &mut signals).await;
         Ok(())
     });
     // A worker may hang in a token; it must not keep the process.
@@ -190,14 +189,27 @@ async fn supervise<D: Daemon>(
 ) {
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
+            () = told(&mut signals.stop) => return,
             _ = signals.hangup.recv() => {}
             Some(()) = changes.recv() => {}
         }
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Ready)]);
         reload::<D>(paths, state).await;
         notify(&[NotifyState::Ready]);
+    }
+}
+
+/// Lets the server end: when the accepted requests are done, or at the next signal.
+async fn drain(mut serving: JoinHandle<()>, stop: &watch::Sender<bool>, signals: &mut Signals) {
+    stop.send_replace(true);
+    tokio::select! {
+        // A panic of the accept loop is all that this could report, and the log has it.
+        _ = &mut serving => {}
+        () = told(&mut signals.stop) => {
+            tracing::warn!("told to stop once more: the requests that are not done are given up");
+            stop.send_replace(true);
+            let _ = serving.await;
+        }
     }
 }
 
@@ -244,18 +256,25 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
 }
 
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    /// SIGTERM and SIGINT.
+    stop: [Signal; 2],
     hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+/// Returns when one of the signals to stop has come.
+async fn told([terminate, interrupt]: &mut [Signal; 2]) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

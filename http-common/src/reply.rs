@@ -29,11 +29,17 @@ pub(crate) fn error_reply(error: &ApiError) -> Response<Full<Bytes>> {
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, JSON);
     if matches!(error.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONNECTION, CLOSE);
     }
     if let Some(seconds) = error.retry_after {
         headers.insert(RETRY_AFTER, seconds.into());
     }
+    reply
+}
+
+/// `reply` as the last one of its connection.
+pub(crate) fn last(mut reply: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    reply.headers_mut().insert(CONNECTION, CLOSE);
     reply
 }
 
@@ -51,5 +57,6 @@ pub(crate) async fn say_too_slow(mut stream: Watched) {
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// How long a client that sent no request may take to read what is said to it.
 const PATIENCE: Duration = Duration::from_secs(1);

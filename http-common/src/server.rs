@@ -23,7 +23,7 @@ use crate::body::read;
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
-use crate::reply::{error_reply, say_too_slow, success_reply};
+use crate::reply::{error_reply, last, say_too_slow, success_reply};
 use crate::router::{Body, Failure, Outcome, Prepared, method_not_allowed};
 use crate::{ApiError, Handlers, Peer, Router};
 
@@ -55,8 +55,8 @@ impl<S: Handlers> Server<S> {
         }
     }
 
-    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most; those that
-    /// are still not done are told so.
+    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most or until `stop`
+    /// is sent once more; those that are still not done are told so.
     pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<bool>) {
         let server = Arc::new(self);
         let reaper = tokio::spawn(Arc::clone(&server.connections).reap());
@@ -81,20 +81,23 @@ impl<S: Handlers> Server<S> {
         }
         drop(listener);
         reaper.abort();
-        server.drain().await;
+        server.drain(stop).await;
     }
 
-    async fn drain(&self) {
+    async fn drain(&self, mut stop: watch::Receiver<bool>) {
         let done = async || {
             while self.connections.count() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        if tokio::time::timeout(DRAIN_LIMIT, done()).await.is_err() {
-            self.given_up.send_replace(true);
-            // A client that does not take its answer is not waited for any longer.
-            let _ = tokio::time::timeout(LAST_ANSWERS, done()).await;
+        tokio::select! {
+            () = done() => return,
+            () = tokio::time::sleep(DRAIN_LIMIT) => {}
+            Ok(()) = stop.changed() => {}
         }
+        self.given_up.send_replace(true);
+        // A client that does not take its answer is not waited for any longer.
+        let _ = tokio::time::timeout(LAST_ANSWERS, done()).await;
     }
 
     /// Starts a task for a new connection. One whose peer is unknown is dropped.
@@ -120,9 +123,13 @@ impl<S: Handlers> Server<S> {
         mut stop: watch::Receiver<bool>,
     ) {
         let connection = Arc::clone(&place.connection);
+        let is_stopping = &stop.clone();
         let service = hyper::service::service_fn(|request| {
             let (server, peer, connection) = (Arc::clone(&self), peer.clone(), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(server.answer(&peer, &connection, request).await) }
+            async move {
+                let reply = server.answer(&peer, &connection, request).await;
+                Ok::<_, Infallible>(if *is_stopping.borrow() { last(reply) } else { reply })
+            }
         });
         let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
         let http = http1::Builder::new()
@@ -145,17 +152,20 @@ impl<S: Handlers> Server<S> {
                 }
                 Phase::Head | Phase::Idle => None,
             },
-            () = told(&mut stop) => {
-                Pin::new(&mut http).graceful_shutdown();
-                Some((&mut http).await)
-            }
+            () = stopping(&mut stop, &connection) => match connection.phase().0 {
+                Phase::Busy | Phase::Idle => {
+                    Pin::new(&mut http).graceful_shutdown();
+                    Some((&mut http).await)
+                }
+                Phase::Head => None,
+            },
         };
         match ended {
             Some(Err(error)) => {
                 tracing::debug!(uid = peer.uid, "a connection broke: {}", crate::chain(&error));
             }
             Some(Ok(())) => {}
-            // The reaper's or an eviction's word: tell a client whose request was on its way, then close.
+            // It has to go: tell a client whose request was on its way, then close.
             None if connection.phase().0 == Phase::Head => {
                 say_too_slow(http.into_parts().io.into_inner()).await;
             }
@@ -283,10 +293,7 @@ impl Failure {
 
     /// The service ends; whether the work was done is not known.
     fn stopped() -> Self {
-        let message = format!(
-            "the service is being stopped, and the request was not done within {} s; ask again",
-            DRAIN_LIMIT.as_secs()
-        );
+        let message = "the service is being stopped, and the request was not done in time; ask again";
         let mut reply = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message);
         reply.retry_after = Some(RETRY_SECS);
         Self::plain(reply)
@@ -297,6 +304,17 @@ impl Failure {
         let reply = ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error);
         Self { reply, log: "the handler panicked; this is a bug".to_owned() }
     }
+}
+
+/// Returns when it is time to stop, and the head of a request that was on its way has come to its end or had its time.
+async fn stopping(stop: &mut watch::Receiver<bool>, connection: &Connection) {
+    told(stop).await;
+    let head = async {
+        while connection.phase().0 == Phase::Head {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(LAST_HEADS, head).await;
 }
 
 /// Returns some time after the answer of a connection was given, which the client may not take.
@@ -345,6 +363,8 @@ const MAX_HEAD: usize = 417_792;
 const RETRY_SECS: u64 = 1;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// How long the heads of those may still take that had begun to arrive.
+const LAST_HEADS: Duration = Duration::from_secs(1);
 /// How long the answers to those that took longer may take to get out.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);

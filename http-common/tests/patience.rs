@@ -139,3 +139,44 @@ async fn what_is_not_done_when_the_service_ends_is_answered() {
     assert!(first.contains("retry-after: "), "{first}");
     assert!(answer(second).await.starts_with("HTTP/1.1 429 "));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_end_is_answered_and_holds_up_no_stop() {
+    let (directory, stop, serving) = serve(1);
+    let socket = directory.path().join("sock");
+    let mut fresh = UnixStream::connect(&socket).await.unwrap();
+    fresh.write_all(b"G").await.unwrap();
+    // The second request of a connection that served one.
+    let mut kept = UnixStream::connect(&socket).await.unwrap();
+    kept.write_all(b"GET /look?api-version=2020-09-01 HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut served = [0; 512];
+    assert!(kept.read(&mut served).await.unwrap() > 0 && served.starts_with(b"HTTP/1.1 200 "));
+    kept.write_all(b"G").await.unwrap();
+    let mut late = UnixStream::connect(&socket).await.unwrap();
+    late.write_all(b"GET /look?api-version=2020-09-01 HTTP/1.1\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.send_replace(true);
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    late.write_all(b"\r\n").await.unwrap();
+    serving.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+    let [fresh, kept, late] = [answer(fresh).await, answer(kept).await, answer(late).await];
+    assert!(fresh.starts_with("HTTP/1.1 408 "), "{fresh}");
+    assert!(kept.starts_with("HTTP/1.1 408 "), "{kept}");
+    assert!(late.starts_with("HTTP/1.1 200 ") && late.contains("connection: close"), "{late}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn told_twice_the_service_waits_for_nobody() {
+    let (directory, stop, serving) = serve(1);
+    let asked = ask(&directory, "POST /hang").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = Instant::now();
+    stop.send_replace(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.send_replace(true);
+    serving.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+    assert!(answer(asked).await.starts_with("HTTP/1.1 503 "));
+}
