@@ -61,7 +61,7 @@ const TPM_LAYER: u32 = 0;
 const TCTI_LAYER: u32 = 0x000A_0000;
 const RESOURCE_MANAGER_TPM_LAYER: u32 = 0x000B_0000;
 /// The bit of a code that names a parameter, session or handle.
-pub const FORMAT_1: u32 = 0x80;
+pub(crate) const FORMAT_1: u32 = 0x80;
 
 /// There is no object at the handle.
 pub const HANDLE: u32 = 0x08B;

@@ -59,6 +59,11 @@ impl Failure {
         }
     }
 
+    /// Whether the TPM refuses what it was given, and is neither busy nor broken.
+    pub fn blames_input(&self) -> bool {
+        self.refusal().is_some_and(|code| code & code::FORMAT_1 != 0)
+    }
+
     /// Whether only a new connection can help.
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Garbled { .. })
@@ -339,8 +344,12 @@ mod tests {
         let (result, commands) = run(&[Ok(0x18B)]);
         let failure = result.unwrap_err();
         assert_eq!((failure.refusal(), failure.is_lost(), commands.len()), (Some(0x08B), false, 1));
+        assert!(failure.blames_input());
+        for busy in [0x101, 0x921] {
+            assert!(!run(&[Ok(busy)]).0.unwrap_err().blames_input(), "{busy:#x}");
+        }
         let failure = run(&[Err(0xA000A)]).0.unwrap_err();
-        assert!(failure.is_lost());
+        assert!(failure.is_lost() && !failure.blames_input());
         assert_eq!(
             http_common::chain(&failure),
             "the connection to the TPM broke during TPM2_ReadPublic: input/output error of the TCTI (0xA000A)"

@@ -114,19 +114,49 @@ impl Tpm {
 }
 
 fn useless(failure: Failure) -> TpmError {
-    match failure.refusal() {
-        Some(_) => TpmError::Useless(failure),
-        None => failure.into(),
+    match failure.blames_input() {
+        true => TpmError::Useless(failure),
+        false => failure.into(),
     }
 }
 
 fn not_ours(failure: Failure) -> TpmError {
-    match failure.refusal() {
-        // Refusals of format 1 are about what was given to the TPM.
-        Some(code) if code & 0x80 != 0 => TpmError::NotOurs(failure),
-        _ => failure.into(),
+    match failure.blames_input() {
+        true => TpmError::NotOurs(failure),
+        false => failure.into(),
     }
 }
 
 const POLICY_SESSION: u8 = 1;
 const AES_128_CFB: [u8; 6] = [0, 0x06, 0, 0x80, 0, 0x43];
+
+#[cfg(test)]
+mod tests {
+    use tpm_device::{Connection, ResponseCode, Transport};
+
+    use super::*;
+
+    /// A TPM that answers every command with this code.
+    struct Refusing(u32);
+
+    impl Transport for Refusing {
+        fn send(&mut self, _command: &[u8]) -> Result<(), ResponseCode> {
+            Ok(())
+        }
+
+        fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ResponseCode> {
+            Ok(Zeroizing::new([&[0x80, 1, 0, 0, 0, 10][..], &self.0.to_be_bytes()].concat()))
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_blamed_for_a_tpm_that_is_busy() {
+        let refusal = |code| Connection::new(Box::new(Refusing(code)), false).hmac(1, &[]).unwrap_err();
+        for lockout_or_failure in [0x921, 0x101] {
+            assert!(matches!(useless(refusal(lockout_or_failure)), TpmError::Failed(_)));
+            assert!(matches!(not_ours(refusal(lockout_or_failure)), TpmError::Failed(_)));
+        }
+        let wrong_password = 0x98E;
+        assert!(matches!(useless(refusal(wrong_password)), TpmError::Useless(_)));
+    }
+}

@@ -152,8 +152,7 @@ impl Tpm {
         let loaded = self.connection.run(&load, |response| response.handle());
         let handle = loaded.map_err(|failure| match failure.refusal() {
             Some(code::AUTH_FAIL | code::BAD_AUTH) => TpmFault::Locked(failure),
-            // It is about what was given to the TPM.
-            Some(code) if code & code::FORMAT_1 != 0 => TpmFault::NotOurs(failure),
+            _ if failure.blames_input() => TpmFault::NotOurs(failure),
             _ => failure.into(),
         })?;
         // Whatever had this handle is no longer there.

@@ -74,9 +74,8 @@ impl TpmFault {
     /// Whether the TPM cannot do what was asked with what it was given.
     pub(super) fn is_refusal(&self) -> bool {
         let Self::Failed(failure) = self else { return false };
-        let code = failure.refusal().filter(|code| ![code::AUTH_FAIL, code::BAD_AUTH].contains(code));
-        // Refusals of format 1 are about what was given to the TPM.
-        code.is_some_and(|code| code & code::FORMAT_1 != 0)
+        let is_password = matches!(failure.refusal(), Some(code::AUTH_FAIL | code::BAD_AUTH));
+        failure.blames_input() && !is_password
     }
 
     /// Whether the TPM, or the way to it, is at fault and not the key.
