@@ -137,7 +137,7 @@ impl Daemon for Identityd {
             module_credentials: Arc::new(module_credentials(master, &services, &config)),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
-            waiting: Limits::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
+            waiting: Limits::new(places_to_wait(config.max_requests)),
             settings: RwLock::new(Arc::new(Settings::new(config))),
         });
         let settings = daemon.settings();
@@ -167,12 +167,7 @@ impl Daemon for Identityd {
         for setting in needs_restart(&old.config, &config) {
             tracing::warn!("{setting} has changed; this needs a restart to take effect");
         }
-        let same = |new: &Config| {
-            old.config.provisioning == new.provisioning
-                && old.config.principal == new.principal
-                && old.config.module_x509 == new.module_x509
-        };
-        let nothing_to_do = same(&config);
+        let nothing_to_do = old.is_same_work(&config);
         self.module_credentials.take_up(config.module_x509.as_ref());
         let settings = Arc::new(Settings::new(config));
         *self.settings.write().expect("no panic while held") = Arc::clone(&settings);
@@ -201,6 +196,13 @@ impl Settings {
         let principals = Principals::new(&config.principal);
         let modules = modules_of(&principals);
         Self { config, principals, modules }
+    }
+
+    /// Whether the same device and modules are to be had with `config`.
+    fn is_same_work(&self, config: &Config) -> bool {
+        self.config.provisioning == config.provisioning
+            && self.config.principal == config.principal
+            && self.config.module_x509 == config.module_x509
     }
 }
 
@@ -285,6 +287,11 @@ impl Identityd {
         let worked = tokio::task::spawn_blocking(move || work(&home)).await;
         worked.expect("reading and writing state does not panic")
     }
+}
+
+/// How many of a user's requests may wait for the device: one at least, but never all that are worked on.
+fn places_to_wait(max_requests: usize) -> usize {
+    max_requests.saturating_sub(KEPT_FREE).max(1).min(max_requests.saturating_sub(1))
 }
 
 fn module_credentials(master: MasterKey, services: &Services, config: &Config) -> ModuleCredentials {

@@ -108,7 +108,7 @@ impl Identityd {
         self.update(|status| status.phase = status.phase.again());
         let next = match self.background(&settings).await {
             Ok(()) => {
-                self.settled().await;
+                self.settled(&settings).await;
                 Next::Idle
             }
             Err(failed) => Next::At(Instant::now() + self.failed(&settings, failed).await),
@@ -116,19 +116,28 @@ impl Identityd {
         (began, next)
     }
 
-    /// All is in line.
-    pub(super) async fn settled(&self) {
-        let phase = match self.settings().config.provisioning.source {
-            Source::None => Phase::Off,
-            Source::Manual(_) | Source::Dps(_) => Phase::Settled,
-        };
-        self.update(|status| status.phase = phase);
+    /// All is in line with `settings`.
+    pub(super) async fn settled(&self, settings: &Settings) {
         self.told.lock().expect("no panic while held").take();
         self.keep_memo(|memo| {
             memo.backoff.succeeded();
             memo.cause = None;
         })
         .await;
+        let phase = match settings.config.provisioning.source {
+            Source::None => Phase::Off,
+            Source::Manual(_) | Source::Dps(_) => Phase::Settled,
+        };
+        self.end_phase(settings, phase);
+    }
+
+    /// A turn with `settings` has ended. If there is other work by now, its turn is next: who waits for that goes on waiting.
+    pub(super) fn end_phase(&self, settings: &Settings, phase: Phase) {
+        self.update(|status| {
+            // Asked with the status in hand: whoever changes the settings changes the phase after that.
+            let is_last = self.settings().is_same_work(&settings.config) || self.must_wait();
+            status.phase = if is_last { phase } else { status.phase.again() };
+        });
     }
 
     /// How long to wait after a failure. One that is still the same is not told twice.
@@ -163,7 +172,7 @@ impl Identityd {
             _ => tracing::warn!("provisioning is not complete, next attempt in {seconds} s: {text}"),
         }
         let error = Arc::new(error);
-        self.update(|status| status.phase = Phase::Waiting { failures, next: now + wait, error });
+        self.end_phase(settings, Phase::Waiting { failures, next: now + wait, error });
         wait
     }
 

@@ -85,11 +85,11 @@ impl Identityd {
         let now = tokio::time::Instant::now();
         let event = match &result {
             Ok(()) => {
-                self.settled().await;
+                self.settled(&settings).await;
                 Event::Settled(now)
             }
             Err(_) => {
-                self.update(|status| status.phase = phase);
+                self.end_phase(&settings, phase);
                 Event::Failed(now)
             }
         };
@@ -383,6 +383,7 @@ mod tests {
     use super::*;
     use crate::reconcile::Step;
     use crate::tests::{SAS, daemon};
+    use http_common::daemon::Daemon;
 
     #[tokio::test(start_paused = true)]
     async fn who_wishes_waits_no_longer_than_clients_do() {
@@ -403,5 +404,28 @@ mod tests {
         let outcome = reconcile::carry_out(steps, BTreeSet::new(), modules, credentials, Some(now)).await;
         assert_eq!(outcome.undone().collect::<Vec<_>>(), ["a", "b"]);
         assert!(matches!(outcome.result(), Err(Error::Unfinished)));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_new_principals_module_goes_on_when_a_turn_without_it_ends() {
+        let (daemon, _home) = daemon(SAS).await;
+        let _turn = daemon.turn.lock.lock().await;
+        let settings = daemon.settings();
+        let is_working = || matches!(daemon.status.borrow().phase, Phase::Working { .. });
+        daemon.settled(&settings).await;
+        assert!(!is_working());
+        let mut other = settings.config.clone();
+        other.prefer_module_identity_cache = true;
+        daemon.reload(other.clone()).await;
+        daemon.settled(&settings).await;
+        assert!(!is_working(), "no other turn follows from that");
+        other.principal = vec![toml::from_str("uid = 7\nname = 'm'\nidtype = ['module']").unwrap()];
+        daemon.reload(other).await;
+        daemon.settled(&settings).await;
+        assert!(is_working(), "the next turn makes the module");
+        daemon.end_phase(&settings, Phase::Settled);
+        assert!(is_working(), "after a failure too");
+        daemon.settled(&daemon.settings()).await;
+        assert!(!is_working());
     }
 }
