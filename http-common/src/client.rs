@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
+use http::response::Parts;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -139,6 +140,7 @@ impl Inner {
         if sender.ready().await.is_ok() {
             self.keep(sender);
         }
+        check_type::<E>(&head)?;
         read_reply::<E>(head.status, &body)
     }
 
@@ -147,7 +149,7 @@ impl Inner {
         let mut request =
             Request::builder().method(E::METHOD).uri(encoded.target).header(HOST, format!("{service}.sock"));
         if encoded.body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            request = request.header(CONTENT_TYPE, JSON);
         }
         let body = encoded.body.map_or_else(Bytes::new, Bytes::from_owner);
         request.body(Full::new(body)).map_err(|error| bad_reply(service, error))
@@ -197,6 +199,18 @@ impl Inner {
     }
 }
 
+/// Refuses a success whose content is said to be no JSON; nothing need be said.
+fn check_type<E: Endpoint>(head: &Parts) -> Result<(), ClientError> {
+    if head.status != E::STATUS || head.status == StatusCode::NO_CONTENT {
+        return Ok(());
+    }
+    let Some(kind) = head.headers.get(CONTENT_TYPE) else { return Ok(()) };
+    match kind.to_str().is_ok_and(|kind| kind.to_ascii_lowercase().contains(JSON)) {
+        true => Ok(()),
+        false => Err(bad_reply(E::Service::NAME, format!("content-type {kind:?}"))),
+    }
+}
+
 /// Makes a result of a complete reply.
 pub(crate) fn read_reply<E: Endpoint>(status: StatusCode, body: &[u8]) -> Result<E::Reply, ClientError> {
     let service = E::Service::NAME;
@@ -221,6 +235,7 @@ fn bad_reply(
     ClientError::BadReply { service, source: source.into() }
 }
 
+const JSON: &str = "application/json";
 /// How long a call may take from connecting to the end of the reply.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Largest reply that is read, in bytes.
