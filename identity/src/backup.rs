@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use config_common::durable;
+use config_common::{durable, read_regular};
 use http_common::retry::Backoff;
 use identity_api::config::Config;
 use serde::{Deserialize, Serialize};
@@ -168,7 +168,7 @@ impl Home {
 
     fn read(&self, name: &str) -> Option<String> {
         let path = self.0.join(name);
-        match std::fs::read(&path) {
+        match read_regular(&path) {
             Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {

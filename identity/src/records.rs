@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use config_common::durable;
+use config_common::{durable, read_regular};
 use http_common::chain;
 use hub_client::Module;
 use serde::{Deserialize, Serialize};
@@ -245,7 +245,7 @@ fn read_one(path: &Path, device_id: &str) -> Option<ModuleRecord> {
         tracing::warn!("{} is not used: {reason}", path.display());
         None
     };
-    let bytes = match fs::read(path) {
+    let bytes = match read_regular(path) {
         Ok(bytes) => bytes,
         Err(error) => return refuse(error.to_string()),
     };

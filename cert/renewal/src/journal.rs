@@ -1,11 +1,10 @@
 //! The journal: one file for each identity that is being renewed, written so that power loss leaves the old or the new
 //! one. Knows nothing of what is decided by it.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use config_common::durable;
+use config_common::{durable, read_regular};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, Digest};
@@ -83,22 +82,21 @@ impl Journal {
         durable::clean_leftovers(directory)?;
         Ok(())
     }
-
-    fn read_file(&self) -> Result<Option<Vec<u8>>, JournalError> {
-        match fs::read(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::Unreadable { path: self.path.clone(), source }),
-            Ok(bytes) => Ok(Some(bytes)),
-        }
-    }
 }
 
 impl Memory for Journal {
     /// A file that is not ours is moved aside: what certd and keyd have must then speak for itself.
     fn read(&self) -> Result<Option<Pending>, JournalError> {
-        let Some(bytes) = self.read_file()? else { return Ok(None) };
-        if let Some(pending) = parse(&bytes) {
-            return Ok(Some(pending));
+        let pending = match read_regular(&self.path) {
+            Ok(bytes) => parse(&bytes),
+            Err(source) => match source.kind() {
+                ErrorKind::NotFound => return Ok(None),
+                ErrorKind::InvalidInput | ErrorKind::FileTooLarge => None, // a pipe, say
+                _ => return Err(JournalError::Unreadable { path: self.path.clone(), source }),
+            },
+        };
+        if pending.is_some() {
+            return Ok(pending);
         }
         let aside = self.path.with_extension("json.corrupt");
         tracing::error!(
@@ -183,6 +181,9 @@ const READABLE: usize = 80;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::process::Command;
+
     use super::*;
     use crate::certificate::tests::{certificate, ec_key};
     use crate::policy::Validity;
@@ -224,6 +225,16 @@ mod tests {
         assert!(names.iter().all(|name| name.parent() == Some(Path::new("/x"))));
         let long = name(&"x".repeat(5000), "y");
         assert!(long.file_name().unwrap().len() < 200);
+    }
+
+    #[test]
+    fn a_pipe_is_kept_aside_and_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let journal = Journal::new(home.path(), "a", "b");
+        assert!(Command::new("mkfifo").arg(&journal.path).status().unwrap().success());
+        assert!(journal.read().unwrap().is_none());
+        journal.write(&pending()).unwrap();
+        assert!(journal.read().unwrap().is_some());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use config_common::durable;
+use config_common::{durable, read_regular};
 use openssl::sha::Sha256;
 use openssl::x509::{X509Req, X509ReqRef};
 use url::Url;
@@ -81,7 +81,7 @@ impl Undecided {
 impl Place {
     /// What is kept there; none if there is nothing that can be used.
     pub(crate) fn kept(&self) -> Option<Kept> {
-        let text = fs::read_to_string(&self.path).ok()?;
+        let text = String::from_utf8(read_regular(&self.path).ok()?).ok()?;
         let number = |name: &str| -> Option<i64> {
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
         };
@@ -138,6 +138,8 @@ const LONGEST: Duration = Duration::from_secs(90 * 86_400);
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use openssl::nid::Nid;
 
     use super::super::csr::tests::{ec_key, request};
@@ -190,5 +192,8 @@ mod tests {
             fs::write(&place.path, bad).unwrap();
             assert!(place.kept().is_none(), "{bad}");
         }
+        fs::remove_file(&place.path).unwrap();
+        assert!(Command::new("mkfifo").arg(&place.path).status().unwrap().success());
+        assert!(place.kept().is_none(), "a pipe is not waited for");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use config_common::read_regular;
 use dps_client::{DpsClient, Registration};
 use http_common::https::Cloud;
 use identity_api::config::{Attestation, Dps, Payload};
@@ -69,7 +70,7 @@ pub(crate) async fn payload(payload: Option<&Payload>) -> Result<Option<Value>, 
         _ => return Err(refused("only file: can be used".into())),
     };
     let read =
-        tokio::task::spawn_blocking(move || std::fs::read(path)).await.map_err(|err| refused(err.into()))?;
+        tokio::task::spawn_blocking(move || read_regular(&path)).await.map_err(|err| refused(err.into()))?;
     let bytes = read.map_err(|err| refused(err.into()))?;
     serde_json::from_slice(&bytes).map(Some).map_err(|err| refused(err.into()))
 }

@@ -328,6 +328,11 @@ pub(crate) fn record_path(home: &Path, hub: &str, id: &str) -> std::path::PathBu
         .join(format!("{readable}-{}", hash(id)))
 }
 
+/// A pipe that nobody writes into.
+pub(crate) fn pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 /// HMAC-SHA256 in base64.
 pub(crate) fn hmac64(key: &[u8], data: &str) -> String {
     base64(suite_tests::openssl::hmac(key, data.as_bytes()))

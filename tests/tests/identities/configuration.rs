@@ -11,7 +11,7 @@ use suite_tests::{
     http::{Connection, wait_for},
 };
 
-use crate::cloud::{Cloud, Site, WAIT, dps, manual, principal};
+use crate::cloud::{Cloud, Site, WAIT, dps, manual, pipe, principal};
 
 #[track_caller]
 fn refused(config: &str, message: &str) {
@@ -167,6 +167,8 @@ fn identity_67_68_the_payload_is_read_each_time() {
     fs::write(&payload, "no JSON").unwrap();
     site.client().get("/identities/provisioning").expect(400);
     fs::remove_file(&payload).unwrap();
+    site.client().get("/identities/provisioning").expect(400);
+    pipe(&payload);
     site.client().get("/identities/provisioning").expect(400);
     site.client().request("POST", "/identities/device/reprovision", None).expect(400);
     site.own().expect(200);

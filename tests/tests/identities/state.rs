@@ -8,7 +8,7 @@ use suite_tests::{
     keys::{Keys, key_file},
 };
 
-use crate::cloud::{Cloud, DEVICE, Site, WAIT, identityd, keyd, manual, principal, record_path};
+use crate::cloud::{Cloud, DEVICE, Site, WAIT, identityd, keyd, manual, pipe, principal, record_path};
 
 /// The state directory of an upstream 1.6 that has the modules `ours`; with `extra` files as upstream leaves them.
 fn write_as_upstream(home: &Path, cloud: &Cloud, ours: &[(&str, &str)]) {
@@ -165,6 +165,10 @@ fn identity_74_garbage_hides_no_good_records() {
     fs::write(path("copied"), copied).unwrap();
     fs::write(home.join("prev_state"), "").unwrap();
     fs::write(home.join("provisioning_memo"), "\u{0}").unwrap();
+    // Nobody ever writes into these.
+    fs::remove_file(home.join("device_info")).unwrap();
+    pipe(&home.join("device_info"));
+    pipe(&path("pipe"));
     site.cloud.unplug();
     site.identityd.restart();
     site.module("good").expect(200);
