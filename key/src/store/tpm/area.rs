@@ -58,16 +58,24 @@ fn area(kind: u16, attributes: u32, rest: &[u8]) -> Vec<u8> {
 /// `None` if it is cut off.
 fn read(public: &[u8]) -> Option<Result<Kind, &'static str>> {
     let mut area = Area(public);
-    let (kind, _name_algorithm, _attributes, _policy) =
-        (area.u16()?, area.u16()?, area.u32()?, area.sized()?);
+    let (kind, _name_algorithm, attributes, _policy) = (area.u16()?, area.u16()?, area.u32()?, area.sized()?);
+    let has = |attribute| attributes & attribute != 0;
     let kind = match kind {
+        _ if !has(USER_WITH_AUTH) => Err("it wants a policy, which is not supported here"),
         KEYED_HASH => match (area.u16()?, area.0.get(..2)?) {
-            (HMAC, hash) if *hash == SHA256 => Ok(Kind::Hmac),
+            (HMAC, hash) if *hash == SHA256 && has(SIGN) && !has(RESTRICTED) => Ok(Kind::Hmac),
             _ => Err("it is not a key for HMAC-SHA256"),
         },
         RSA | ECC if area.u16()? != NO_ALGORITHM => Err("it is a key for other keys"),
+        RSA | ECC if has(RESTRICTED) => Err("it signs only what the TPM has hashed"),
+        RSA if !has(DECRYPT) => {
+            Err("it is an RSA key that can only sign; keyd needs one with the attribute decrypt")
+        }
+        ECC if !has(SIGN) => Err("it is an EC key that cannot sign"),
         RSA => {
-            area.scheme()?;
+            if area.scheme()? != NO_ALGORITHM {
+                return Some(Err("it is an RSA key with a padding of its own"));
+            }
             let (_bits, exponent, modulus) = (area.u16()?, area.u32()?, area.sized()?);
             let exponent = if exponent == 0 { DEFAULT_EXPONENT } else { exponent };
             let exponent = exponent.to_be_bytes();
@@ -75,7 +83,9 @@ fn read(public: &[u8]) -> Option<Result<Kind, &'static str>> {
             Ok(Kind::Pair(Public::Rsa { modulus: modulus.to_vec(), exponent: exponent[start..].to_vec() }))
         }
         ECC => {
-            area.scheme()?;
+            if !matches!(area.scheme()?, NO_ALGORITHM | ECDSA) {
+                return Some(Err("it is an EC key, but not for ECDSA"));
+            }
             let curve = area.u16()?;
             area.scheme()?; // of key derivation
             let (x, y) = (area.sized()?, area.sized()?);
@@ -119,13 +129,15 @@ impl<'a> Area<'a> {
         Some(content)
     }
 
-    /// Skips a scheme, which has a hash unless it is none.
-    fn scheme(&mut self) -> Option<()> {
-        match self.u16()? {
-            NO_ALGORITHM | RSAES => Some(()),
-            ECDAA => self.u32().map(drop),
-            _ => self.u16().map(drop),
+    /// A scheme, without its hash, which it has unless it is none.
+    fn scheme(&mut self) -> Option<u16> {
+        let scheme = self.u16()?;
+        match scheme {
+            NO_ALGORITHM | RSAES => {}
+            ECDAA => drop(self.u32()?),
+            _ => drop(self.u16()?),
         }
+        Some(scheme)
     }
 }
 
@@ -134,6 +146,7 @@ const HMAC: u16 = 0x0005;
 const KEYED_HASH: u16 = 0x0008;
 const NO_ALGORITHM: u16 = 0x0010;
 const RSAES: u16 = 0x0015;
+const ECDSA: u16 = 0x0018;
 const ECDAA: u16 = 0x001A;
 const ECC: u16 = 0x0023;
 const NIST_P256: u16 = 0x0003;
@@ -145,6 +158,8 @@ const DEFAULT_EXPONENT: u32 = 65537;
 /// fixedTPM, fixedParent, userWithAuth, noDA: bound to this TPM, of an empty authorization value, whose guesses nobody
 /// needs to count.
 const FIXED: u32 = 0x0000_0452;
+/// userWithAuth: an authorization value is enough to use it.
+const USER_WITH_AUTH: u32 = 0x0000_0040;
 /// sensitiveDataOrigin: made by the TPM.
 const ORIGIN: u32 = 0x0000_0020;
 const RESTRICTED: u32 = 0x0001_0000;
@@ -191,6 +206,42 @@ mod tests {
         assert!(kind(&sha1).is_err());
         for length in 0..fixed.len() {
             assert!(kind(&fixed[..length]).is_err(), "{length}");
+        }
+        fixed[13] = 0x1A; // ECDAA, which has a counter, too
+        fixed.splice(14..14, [0, 0]);
+        assert_eq!(kind(&fixed), Err("it is an EC key, but not for ECDSA"));
+    }
+
+    /// Every operation with them would fail.
+    #[test]
+    fn keys_that_could_not_be_used_are_refused_in_words() {
+        let point = [&[0, 32][..], &[7; 32], &[0, 32], &[9; 32]].concat();
+        let modulus = [&[1, 0][..], &[0xC0; 256]].concat();
+        let (ec, rsa) = (pair(Algorithm::EcP256), pair(Algorithm::Rsa(2048)));
+        let ec = [&ec[..ec.len() - 4], &point].concat();
+        let rsa = [&rsa[..rsa.len() - 2], &modulus].concat();
+        let rsaes = [&rsa[..12], &[0, 0x15], &rsa[14..]].concat();
+        let refusal = |public: &[u8], attributes: u32| {
+            let changed = [&public[..4], &attributes.to_be_bytes(), &public[8..]].concat();
+            kind(&changed).err().unwrap_or_default()
+        };
+        for (public, attributes, why) in [
+            (&ec, FIXED | SIGN, ""),
+            (&ec, FIXED | SIGN | DECRYPT, ""),
+            (&ec, FIXED | DECRYPT, "cannot sign"),
+            (&ec, FIXED | SIGN | RESTRICTED, "hashed"),
+            (&ec, SIGN, "policy"),
+            (&rsa, FIXED | SIGN | DECRYPT, ""),
+            (&rsa, FIXED | DECRYPT, ""),
+            (&rsa, FIXED | SIGN, "can only sign"),
+            (&rsa, FIXED | SIGN | RESTRICTED, "hashed"),
+            (&rsaes, FIXED | DECRYPT, "padding"),
+            (&hmac(true), FIXED | SIGN, ""),
+            (&hmac(true), FIXED | DECRYPT, "HMAC"),
+            (&hmac(true), FIXED | SIGN | RESTRICTED, "HMAC"),
+        ] {
+            let found = refusal(public, attributes);
+            assert!(found.contains(why) && found.is_empty() == why.is_empty(), "{found:?}, expected {why:?}");
         }
     }
 }
