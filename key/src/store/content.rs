@@ -42,26 +42,18 @@ impl Content {
         Self::neither(Fault::Missing)
     }
 
-    /// The file with these `bytes`, which may be a key of the `tpm`. In a file `of_admin` everything is a symmetric key, too.
+    /// The file with these `bytes`, which may be a key of the `tpm`. In a file `of_admin` everything else is a symmetric key,
+    /// too.
     pub(super) fn of(bytes: Zeroizing<Vec<u8>>, of_admin: bool, tpm: Option<&Tpm>) -> Self {
         if bytes.is_empty() {
             return Self::neither(Fault::Damaged("the file is empty".to_owned()));
         }
         let label = pem_label(&bytes, tpm.is_some());
-        let mut is_key = of_admin || matches!(label, Pem::No);
+        let is_key = of_admin || matches!(label, Pem::No);
         let pair: Result<Arc<dyn KeyPair>, _> = match label {
-            Pem::Tpm => match of_tpm(&bytes, tpm) {
-                Ok(Loaded::Key(key)) => return Self { key: Ok(key), pair: Err(Fault::IsKey) },
-                Ok(Loaded::Pair(pair)) => {
-                    is_key = false;
-                    Ok(pair)
-                }
-                // Nobody can tell which kind it is.
-                Err(fault) if !of_admin => return Self::neither(fault),
-                Err(fault) => Err(fault),
-            },
-            Pem::CutTpm if !of_admin => return Self::neither(Fault::Damaged(CUT.to_owned())),
-            Pem::Cut | Pem::CutTpm => Err(Fault::Damaged(CUT.to_owned())),
+            Pem::Tpm => return Self::of_tpm(&bytes, tpm),
+            Pem::CutTpm => return Self::neither(Fault::Damaged(CUT.to_owned())),
+            Pem::Cut => Err(Fault::Damaged(CUT.to_owned())),
             Pem::No if bytes.iter().all(|byte| *byte == 0) => {
                 Err(Fault::Damaged("the file holds only zeros".to_owned()))
             }
@@ -78,6 +70,16 @@ impl Content {
         match is_key {
             true => Self { key: Ok(Arc::new(SoftKey::new(bytes))), pair },
             false => Self { key: Err(Fault::IsPair), pair },
+        }
+    }
+
+    /// A key of a TPM is of one kind, and of neither if it cannot be loaded, also in a file of an administrator: its text
+    /// is no secret.
+    fn of_tpm(text: &[u8], tpm: Option<&Tpm>) -> Self {
+        match of_tpm(text, tpm) {
+            Ok(Loaded::Key(key)) => Self { key: Ok(key), pair: Err(Fault::IsKey) },
+            Ok(Loaded::Pair(pair)) => Self { key: Err(Fault::IsPair), pair: Ok(pair) },
+            Err(fault) => Self::neither(fault),
         }
     }
 
@@ -247,5 +249,15 @@ mod tests {
     fn a_preloaded_pem_is_both() {
         let content = Content::of(Zeroizing::new(pem()), true, None);
         assert!(content.key.is_ok() && content.pair.is_ok());
+    }
+
+    #[test]
+    fn the_text_of_a_key_of_a_tpm_is_never_a_key() {
+        let tpm = Tpm::new(&key_api::Tpm::default()).unwrap();
+        let no_key = b"-----BEGIN TSS2 PRIVATE KEY-----\nMAA=\n-----END TSS2 PRIVATE KEY-----\n";
+        for (text, tpm) in [(&no_key[..], Some(&tpm)), (&no_key[..], None), (&no_key[..20], Some(&tpm))] {
+            let content = Content::of(Zeroizing::new(text.to_vec()), true, tpm);
+            assert!(content.key.is_err() && content.key.err() == content.pair.err());
+        }
     }
 }
