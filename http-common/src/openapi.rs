@@ -83,10 +83,18 @@ fn describe(operation: &Operation, mut request: Value, reply: &Value) -> Value {
         "parameters": parameters,
         "responses": { status: success, "default": error },
     });
-    if operation.method != "GET" && has_fields(&request) {
-        described["requestBody"] = json!({ "content": json_content(&request) });
+    if operation.method != "GET" {
+        described["requestBody"] = body(operation.method, &request);
     }
     described
+}
+
+/// What the wire wants for a body: what is left of the request. Where nothing is left any JSON value will do, and must be
+/// there for PUT.
+fn body(method: &str, request: &Value) -> Value {
+    let needs_fields = request["required"].as_array().is_some_and(|required| !required.is_empty());
+    let schema = if has_fields(request) { request.clone() } else { json!({}) };
+    json!({ "required": method == "PUT" || needs_fields, "content": json_content(&schema) })
 }
 
 fn split(operation: &Operation) -> (String, Vec<String>) {

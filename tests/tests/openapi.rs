@@ -22,6 +22,30 @@ fn the_documents_are_those_of_the_tables() {
     are_current::<TpmApi>();
 }
 
+/// A client that is made from a document sends what the daemon needs.
+#[test]
+fn the_documents_say_which_bodies_are_needed() {
+    let bodies: Vec<String> =
+        [bodies::<KeysApi>(), bodies::<CertificatesApi>(), bodies::<IdentitiesApi>(), bodies::<TpmApi>()]
+            .concat();
+    for expected in [
+        "post /key needs one",
+        "delete /key needs one",
+        "post /parameters/{parameterName} needs one",
+        "post /sign needs one",
+        "put /certificates/{certId} needs one",
+        "delete /certificates/{certId} takes one",
+        "post /identities/device needs one",
+        "post /identities/device/reprovision takes one",
+        "post /identities/modules needs one",
+        "get /identities/modules/{id} has none",
+        "put /identities/modules/{id} needs one",
+        "delete /identities/modules/{id} takes one",
+    ] {
+        assert!(bodies.iter().any(|body| body == expected), "not: {expected}; but: {bodies:#?}");
+    }
+}
+
 #[test]
 fn the_overview_is_that_of_the_tables() {
     let tables = [rows::<KeysApi>(), rows::<CertificatesApi>(), rows::<IdentitiesApi>(), rows::<TpmApi>()];
@@ -50,6 +74,23 @@ fn are_current<T: Service>() {
     for version in given_up::<T>() {
         is_current(&format!("{}-{version}.json", T::NAME), &text(document_of::<T>(version)));
     }
+}
+
+/// What the document of a service says of the bodies of its endpoints.
+fn bodies<T: Service>() -> Vec<String> {
+    let document = document::<T>();
+    let paths = document["paths"].as_object().unwrap().iter();
+    let methods = paths.flat_map(|(path, methods)| {
+        methods.as_object().unwrap().iter().map(move |(method, operation)| {
+            let says = match operation["requestBody"]["required"].as_bool() {
+                None => "has none",
+                Some(false) => "takes one",
+                Some(true) => "needs one",
+            };
+            format!("{method} {path} {says}")
+        })
+    });
+    methods.collect()
 }
 
 /// The table of a service in Markdown.
