@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, Uri};
-use http_common::https::{Call, Cloud, Credentials, Reply, path_segment};
+use http_common::https::{Call, Cloud, CloudFailure, Credentials, Reply, path_segment};
 use http_common::sas::{Scope, Signer};
 
 pub use error::Error;
@@ -79,7 +79,7 @@ impl<S: Signer> HubClient<S> {
     /// One module.
     pub async fn get(&self, module_id: &str, deadline: Instant) -> Result<Module, Error> {
         let reply = self.call(Method::GET, Some(module_id), None, None, &[StatusCode::OK], deadline).await?;
-        Ok(reply.json()?)
+        self.module(module_id, &reply)
     }
 
     /// A new module; the hub makes keys and a generation id for it. Kind `Conflict` if it exists.
@@ -150,7 +150,21 @@ impl<S: Signer> HubClient<S> {
     ) -> Result<Module, Error> {
         let body = Some(body.to_json());
         let accept = [StatusCode::OK, StatusCode::CREATED];
-        Ok(self.call(Method::PUT, Some(module_id), if_match, body, &accept, deadline).await?.json()?)
+        let reply = self.call(Method::PUT, Some(module_id), if_match, body, &accept, deadline).await?;
+        self.module(module_id, &reply)
+    }
+
+    /// The module in an answer, which must be the one that was asked for.
+    fn module(&self, module_id: &str, reply: &Reply) -> Result<Module, Error> {
+        let module: Module = reply.json()?;
+        // The device's name may have been configured otherwise than the hub writes it.
+        if module.module_id == module_id && module.device_id.eq_ignore_ascii_case(&self.device.device_id) {
+            return Ok(module);
+        }
+        let Module { module_id: other, device_id, .. } = module;
+        let what =
+            format!("asked for the module {module_id:?}, and told of {other:?} of the device {device_id:?}");
+        Err(CloudFailure::invalid(reply.status, what).into())
     }
 
     async fn call(

@@ -98,6 +98,24 @@ async fn requests_are_those_of_the_registry() {
 }
 
 #[tokio::test]
+async fn an_answer_about_something_else_is_none() {
+    for (module_id, device_id, is_good) in
+        [("a b", "Pump=7", true), ("a b", "pUMP=7", true), ("A B", "Pump=7", false), ("a b", "Pump=8", false)]
+    {
+        let told = format!(r#"{{"moduleId":{module_id:?},"deviceId":{device_id:?}}}"#);
+        let (hub, _) = client(move |_| answer(200, "", &told));
+        for result in [hub.get("a b", soon()).await, hub.create("a b", soon()).await] {
+            match result {
+                Ok(_) => assert!(is_good, "{module_id} of {device_id}"),
+                Err(error) => assert!(!is_good && error.is_carried_out(), "{module_id} of {device_id}"),
+            }
+        }
+    }
+    let (hub, _) = client(|_| answer(404, "", "{}"));
+    assert!(!hub.get("a b", soon()).await.unwrap_err().is_carried_out());
+}
+
+#[tokio::test]
 async fn a_list_survives_what_it_does_not_know() {
     let (hub, _) = client(|_| {
         let other = r#"{"moduleId":"m2","deviceId":"d","managedBy":"","authentication":{"type":"certificateAuthority"}}"#;
@@ -172,7 +190,7 @@ async fn names_that_are_no_names_go_nowhere() {
         assert!(matches!(hub.get(name, soon()).await, Err(Error::BadModuleId { .. })), "{name:?}");
     }
     for name in ["a+b%20?#c", "é", "a..b"] {
-        hub.get(name, soon()).await.unwrap();
+        assert!(hub.get(name, soon()).await.unwrap_err().is_carried_out(), "the answer is about another one");
     }
     assert!(server.requests()[0].line().starts_with("GET /devices/Pump%3D7/modules/a%2Bb%2520%3F%23c?"));
     assert_eq!(server.requests().len(), 3);

@@ -62,16 +62,18 @@ impl Modules {
         credentials: &ModuleCredentials,
         effort: Effort,
     ) -> Result<(ModuleRecord, Auth), Error> {
-        let created = self.make(id, effort).await?;
-        let managed_by = managed_by.or_else(|| created.managed_by.clone());
-        let created = Module { managed_by, ..created };
-        match self.give_credentials(&created, credentials, effort).await {
-            Ok(module) => Ok(module),
-            Err(error) => {
-                self.undo(&created, credentials).await;
-                Err(error)
+        let given = match self.make(id, effort).await {
+            Ok(created) => {
+                let managed_by = managed_by.or_else(|| created.managed_by.clone());
+                self.give_credentials(&Module { managed_by, ..created }, credentials, effort).await
             }
+            Err(Error::Hub(error)) if error.is_carried_out() => Err(error.into()),
+            Err(error) => return Err(error),
+        };
+        if given.is_err() {
+            self.undo(id.as_str(), credentials).await;
         }
+        given
     }
 
     /// Our keys for a module that exists, under whichever keys it has now.
@@ -192,8 +194,7 @@ impl Modules {
     }
 
     /// Remove a module that did not get its keys.
-    async fn undo(&self, module: &Module, credentials: &ModuleCredentials) {
-        let id = &module.module_id;
+    async fn undo(&self, id: &str, credentials: &ModuleCredentials) {
         let deleted = match self.hub().await {
             Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
             Err(error) => Err(error),

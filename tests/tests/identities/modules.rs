@@ -256,6 +256,22 @@ fn identity_66_a_busy_hub_is_asked_again_a_few_times() {
 }
 
 #[test]
+fn identity_24_decided_what_a_hub_says_of_another_module_or_in_no_words_makes_none() {
+    let site = Site::manual("");
+    site.wait_until_settled();
+    let other = json!({ "moduleId": "other", "deviceId": DEVICE, "generationId": "1" }).to_string();
+    for answer in [json!({ "truncated": true }), json!({ "status": 200, "body": other })] {
+        site.cloud.fault("hub.put", &answer, Some(1));
+        site.create("half").expect(404);
+        assert!(site.cloud.module("half").is_null(), "{answer}: {}", site.cloud.operations());
+        site.create("half").expect(200);
+        site.client().delete("/identities/modules/half?type=aziot", None).expect(204);
+    }
+    site.cloud.fault("hub.get", &json!({ "status": 200, "body": other }), None);
+    site.module("asked").expect(404);
+}
+
+#[test]
 fn identity_65_a_throttling_hub_is_given_the_time_it_asks_for() {
     let site = Site::manual("");
     site.wait_until_settled();
