@@ -1,8 +1,7 @@
-//! A module with a libcrypto of its own inside is never unloaded: that libcrypto could not be cleaned up.
+//! The module is never unloaded. A thread that ends calls back what std left with it, which is code in the module; and a
+//! libcrypto of the module's own could not be cleaned up.
 
 fn main() {
-    println!("cargo:rerun-if-env-changed=OPENSSL_STATIC");
-    if std::env::var("OPENSSL_STATIC").is_ok_and(|value| value != "0") {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

@@ -83,16 +83,16 @@ impl Keyd {
     fn call<E: Endpoint>(&self, request: &E, deadline: Instant) -> Result<E::Reply, ClientError> {
         let mut attempt = 0;
         loop {
-            let pause = Duration::from_millis(fastrand::u64(PAUSE_MILLIS));
-            match self.client.call_until(request, deadline) {
-                Err(error)
-                    if attempt < REPETITIONS && was_reset(&error) && Instant::now() + pause < deadline =>
-                {
-                    attempt += 1;
-                    std::thread::sleep(pause);
-                }
-                result => return result,
+            let result = self.client.call_until(request, deadline);
+            if attempt == REPETITIONS || !result.as_ref().is_err_and(was_reset) {
+                return result;
             }
+            let pause = pause();
+            if Instant::now() + pause >= deadline {
+                return result;
+            }
+            attempt += 1;
+            std::thread::sleep(pause);
         }
     }
 
@@ -313,6 +313,14 @@ fn was_reset(error: &ClientError) -> bool {
     matches!(kind, Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
 }
 
+/// How long to wait before a repetition: not as long as all the others that were dropped.
+fn pause() -> Duration {
+    let mut random = [0];
+    // Without a random byte, the shortest.
+    let _ = getrandom::fill(&mut random);
+    SHORTEST_PAUSE + PAUSES * u32::from(random[0])
+}
+
 /// `bytes` with zeros before it, `length` bytes in all; None if it is longer.
 fn left_padded(bytes: &[u8], length: usize) -> Option<Zeroizing<Vec<u8>>> {
     let missing = length.checked_sub(bytes.len())?;
@@ -329,4 +337,6 @@ const PKCS1_OVERHEAD: usize = 3 + PKCS1_PADDING;
 const PKCS1_PADDING: usize = 8;
 /// How often a call is repeated that keyd dropped.
 const REPETITIONS: u32 = 3;
-const PAUSE_MILLIS: std::ops::RangeInclusive<u64> = 50..=500;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// The 256th part of what may be added.
+const PAUSES: Duration = Duration::from_micros(1800);

@@ -53,6 +53,14 @@ fn engine_16_nothing_leaks_from_the_engine() {
     }
 }
 
+#[test]
+fn engine_48_nothing_is_left_with_threads_after_unloading() {
+    let world = World::new();
+    KINDS.iter().for_each(|kind| {
+        drop(succeed(world.bare_probe().args(["unloaded", &format!("aziot:id={kind}")])));
+    });
+}
+
 /// The memory of a process that does the same again and again, without valgrind: after a tenth of the rounds it does
 /// not grow any more.
 #[test]

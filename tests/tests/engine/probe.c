@@ -2,6 +2,7 @@
  * ends with 0, or says what failed. Configured by OPENSSL_CONF, like every program. */
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -134,6 +135,23 @@ static void contexts(const char *uri) {
     EVP_PKEY_free(key[1]);
     CHECK(OSSL_PROVIDER_unload(own[1]) && OSSL_PROVIDER_unload(other[1]));
     OSSL_LIB_CTX_free(lib[1]);
+}
+
+static void *load_and_unload(void *uri) {
+    loop(uri, 1, 0);
+    return NULL;
+}
+
+/* Nothing is left behind with a thread: neither one that ends after the unloading, nor one that unloads more often than
+ * it can have keys for its data. */
+static void unloaded(char *uri) {
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, load_and_unload, uri) == 0 && pthread_join(thread, NULL) == 0);
+    pthread_key_t keys[PTHREAD_KEYS_MAX];
+    int count = 0;
+    while (pthread_key_create(&keys[count], NULL) == 0) count++;
+    for (int i = 0; i < 40; i++) CHECK(pthread_key_delete(keys[--count]) == 0);
+    for (int i = 0; i < 60; i++) loop(uri, 1, 0);
 }
 
 static void *sign_many(void *key) {
@@ -448,6 +466,7 @@ int main(int count, char **words) {
 #define IS(name) (strcmp(words[1], name) == 0)
     if (IS("loop")) loop(argument[0], atoi(argument[1]), *argument[2] != 0);
     else if (IS("contexts")) contexts(argument[0]);
+    else if (IS("unloaded")) unloaded(argument[0]);
     else if (IS("match")) match(argument[0], argument[1], argument[2]);
     else if (IS("ordinary")) ordinary_keys();
     else if (IS("refused")) refused(argument[0], argument[1], atoi(argument[2]));
