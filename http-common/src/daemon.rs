@@ -86,10 +86,10 @@ pub fn run<D: Daemon>() -> ExitCode {
             }
             Some("--check-config") => check_only = true,
             // Upstream's daemons ignore whatever they are given; a unit file may rely on it.
-            _ => eprintln!(
-                "<4>{}: the argument {argument:?} is not known and ignored; see --help",
+            _ => log::note(format_args!(
+                "{}: the argument {argument:?} is not known and ignored; see --help",
                 D::SERVICE.binary()
-            ),
+            )),
         }
     }
     log::init();
@@ -143,9 +143,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         return Ok(());
     }
     let common = D::common(&config);
-    if let Some(level) = &common.log_level {
-        log::set_level(level);
-    }
+    log::set_level(common.log_level.as_deref());
     let max_connections = raise_descriptor_limit();
     let system = |what| move |source| StartError::System { what, source };
     let runtime = runtime(D::WORKERS).map_err(system("runtime"))?;
@@ -229,9 +227,7 @@ async fn reload<D: Daemon>(paths: &ConfigPaths, state: &Arc<D>) {
     });
     match checked {
         Ok(config) => {
-            if let Some(level) = D::common(&config).log_level {
-                log::set_level(&level);
-            }
+            log::set_level(D::common(&config).log_level.as_deref());
             state.reload(config).await;
             tracing::info!("the changed configuration is in force");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,12 +16,13 @@ use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, reload};
 
-/// Begins to log to standard error: what `AZIOT_LOG` says, else information and above.
+/// Begins to log to standard error: what `AZIOT_LOG` says, else what [`set_level`] is told, [`DEFAULT`] at first.
 pub(crate) fn init() {
     let directives = std::env::var("AZIOT_LOG").ok().map(|text| Directives::parse(&text));
     let fixed = directives.is_some();
-    let (filter, handle) = reload::Layer::new(Shown(directives.unwrap_or_else(|| Directives::parse("info"))));
-    let lines = tracing_subscriber::fmt::layer().event_format(Line).with_writer(std::io::stderr);
+    let (filter, handle) =
+        reload::Layer::new(Shown(directives.unwrap_or_else(|| Directives::parse(DEFAULT))));
+    let lines = tracing_subscriber::fmt::layer().event_format(Line).with_writer(io::stderr);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
     if tracing::subscriber::set_global_default(subscriber).is_ok() && !fixed {
         let set = Box::new(move |text: &str| drop(handle.reload(Shown(Directives::parse(text)))));
@@ -28,10 +30,11 @@ pub(crate) fn init() {
     }
 }
 
-/// Takes over the level from the configuration, in the syntax of `AZIOT_LOG`; the variable wins where it is set.
-pub(crate) fn set_level(text: &str) {
+/// Takes over the level from the configuration, in the syntax of `AZIOT_LOG`, or that there is none; the variable wins
+/// where it is set.
+pub(crate) fn set_level(text: Option<&str>) {
     if let Some(set) = SET_LEVEL.get() {
-        set(text);
+        set(text.unwrap_or(DEFAULT));
     }
 }
 
@@ -39,6 +42,16 @@ pub(crate) fn set_level(text: &str) {
 pub(crate) fn check_level(text: &str) {
     drop(Directives::parse(text));
 }
+
+/// Writes a line at warning level, whatever level is shown: it is about that, or about what comes before it is known.
+/// Where nobody can read it, it is lost.
+pub(crate) fn note(text: fmt::Arguments<'_>) {
+    let line = format!("{}{text}\n", Head(Level::WARN));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// What is shown if nobody says anything.
+const DEFAULT: &str = "info";
 
 type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -57,11 +70,15 @@ struct Directives {
 }
 
 impl Directives {
-    /// Reads what it can; the rest is named on standard error, since there is no logger yet.
+    /// Reads what it can; the rest is told in a [`note`].
     fn parse(text: &str) -> Self {
         let (list, pattern) = text.split_once('/').map_or((text, None), |(list, regex)| (list, Some(regex)));
-        let mut directives =
-            Self { pattern: pattern.and_then(|regex| Regex::new(regex).ok()), ..Self::default() };
+        let compiled = pattern.and_then(|regex| {
+            let bad =
+                |error| note(format_args!("the pattern {regex:?} of the log level is ignored: {error}"));
+            Regex::new(regex).map_err(bad).ok()
+        });
+        let mut directives = Self { pattern: compiled, ..Self::default() };
         for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match (part.split_once('='), part.parse()) {
                 (Some((target, level)), _) => match level.trim().parse() {
@@ -69,13 +86,13 @@ impl Directives {
                         directives.is_selective = true;
                         directives.targets.push((target.trim().to_owned(), level));
                     }
-                    Err(_) => eprintln!("<4>the log level in {part:?} is ignored; use {LEVELS}"),
+                    Err(_) => note(format_args!("the log level in {part:?} is ignored; use {LEVELS}")),
                 },
                 (None, Ok(level)) => directives.default = Some(level),
                 (None, Err(_)) => {
                     match is_ours(part) || part.contains("::") {
                         true => directives.is_selective = true,
-                        false => eprintln!("<4>{part:?} is no log level; use {LEVELS}"),
+                        false => note(format_args!("{part:?} is no log level; use {LEVELS}")),
                     }
                     directives.targets.push((part.to_owned(), LevelFilter::TRACE));
                 }
@@ -130,22 +147,31 @@ impl<S: Subscriber> Filter<S> for Shown {
 /// `<6>2024-03-01T07:05:09Z [INFO] - text` (spec service-common 9.1).
 struct Line;
 
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let (priority, label) = match *event.metadata().level() {
+/// What stands before the text of a line that is written now.
+struct Head(Level);
+
+impl fmt::Display for Head {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (priority, label) = match self.0 {
             Level::ERROR => (3, "ERR!"),
             Level::WARN => (4, "WARN"),
             Level::INFO => (6, "INFO"),
             Level::DEBUG => (7, "DBUG"),
             Level::TRACE => (7, "TRCE"),
         };
-        let now = humantime::format_rfc3339_seconds(SystemTime::now());
-        write!(out, "<{priority}>{now} [{label}] - ")?;
-        if priority == 7 {
+        write!(out, "<{priority}>{} [{label}] - ", humantime::format_rfc3339_seconds(SystemTime::now()))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        write!(out, "{}", Head(level))?;
+        if level >= Level::DEBUG {
             write!(out, "[{}] ", event.metadata().target())?;
         }
         writeln!(out, "{}", text_of(event))

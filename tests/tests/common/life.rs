@@ -9,7 +9,7 @@ use regex_lite::Regex;
 use rustix::process::Signal;
 use suite_tests::{
     harness::{BOUND, KEYD, Setup},
-    http::End,
+    http::{End, wait_for},
     keys::Keys,
     subject,
 };
@@ -18,8 +18,6 @@ use super::{LAST_BYTE, begin};
 
 #[test]
 fn common_65_log_lines_have_priority_time_and_level() {
-    let form =
-        Regex::new(r"^<[3467]>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[(ERR!|WARN|INFO|DBUG|TRCE)\] - ").unwrap();
     let mut keyd = Setup::new(&KEYD).env("AZIOT_LOG", "debug").drop_in("x.toml", "unknown = 1").start();
     keyd.client().create_key("a", "sign");
     keyd.client().get("/key/missing").expect(400);
@@ -27,7 +25,7 @@ fn common_65_log_lines_have_priority_time_and_level() {
     let log = keyd.log();
     assert!(log.lines().count() >= 3, "{log}");
     for line in log.lines() {
-        assert!(form.is_match(line), "{line}");
+        assert!(is_line(line), "{line}");
     }
 }
 
@@ -60,16 +58,27 @@ fn common_66_the_level_decides_what_is_logged() {
 #[test]
 fn common_67_an_unparsable_level_does_not_prevent_the_start() {
     Setup::new(&KEYD).env("AZIOT_LOG", "=/;,loud=very").start().client().create_key("a", "sign");
+    let keyd = Setup::new(&KEYD).env("AZIOT_LOG", "debug/[").start();
+    keyd.wait_for_log(BOUND, |line| {
+        is_line(line) && line.contains("the pattern \"[\" of the log level is ignored")
+    });
 }
 
 #[test]
 fn common_67_a_level_gone_wrong_is_told_and_silences_nothing() {
     let keyd = Setup::new(&KEYD).config("log_level = 'warning'").start();
-    keyd.wait_for_log(BOUND, |line| line.contains("\"warning\" is no log level"));
+    keyd.wait_for_log(BOUND, |line| is_line(line) && line.contains("\"warning\" is no log level"));
     keyd.wait_for_log(BOUND, |line| line.contains(" serves "));
     let check = ["sh", "-c", r#"exec "$@" --check-config"#, "sh"];
     let checked = Setup::new(&KEYD).config("log_level = 'warning'").wrapper(check).start_and_end();
     assert!(checked.log.contains("\"warning\" is no log level"), "{}", checked.log);
+}
+
+#[test]
+fn common_67_notes_that_nobody_can_read_are_no_fault() {
+    let unheard = ["sh", "-c", r#"exec "$0" --unknown 2>/dev/full"#];
+    let keyd = Setup::new(&KEYD).config("log_level = 'warning'").wrapper(unheard).start();
+    keyd.client().create_key("a", "sign");
 }
 
 #[test]
@@ -103,8 +112,27 @@ fn common_68_decided_a_request_under_way_is_answered_before_the_end() {
 }
 
 #[test]
+fn common_68_decided_a_second_signal_waits_for_nobody() {
+    let mut keyd = Setup::new(&KEYD).start();
+    let mut held = begin(&keyd.client());
+    // A request that was taken up after the held one: that one has been taken up too.
+    keyd.client().create_key("a", "sign");
+    keyd.signal(Signal::TERM);
+    wait_for("no more connections", BOUND, || keyd.client().try_connect().err());
+    keyd.signal(Signal::INT);
+    held.reply().expect(503);
+    assert!(keyd.wait_for_end(BOUND).success());
+}
+
+#[test]
 fn common_69_a_configuration_error_ends_with_a_status_that_is_no_success() {
     let ended = Setup::new(&KEYD).config("max_requests = -1").start_and_end();
     assert!(ended.status.code().is_some_and(|code| code != 0), "{:?}", ended.status);
     assert!(ended.log.lines().any(|line| line.starts_with("<3>")), "{}", ended.log);
+}
+
+/// Whether a line of the log has its form.
+fn is_line(line: &str) -> bool {
+    let form = r"^<[3467]>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[(ERR!|WARN|INFO|DBUG|TRCE)\] - ";
+    Regex::new(form).unwrap().is_match(line)
 }

@@ -111,6 +111,20 @@ fn common_17_decided_a_hangup_signal_reads_the_files_again() {
 }
 
 #[test]
+fn a_log_level_that_is_removed_is_no_longer_in_force() {
+    let mut keyd = Setup::new(&KEYD).drop_in("50-log.toml", "log_level = 'debug'").start();
+    let debug_lines = |keyd: &Daemon| keyd.log().lines().filter(|line| line.starts_with("<7>")).count();
+    keyd.client().get("/nowhere").expect(404);
+    keyd.wait_for_log(BOUND, |line| line.starts_with("<7>") && line.contains("404"));
+    keyd.remove_drop_in("50-log.toml");
+    keyd.wait_for_log(BOUND, |line| line.contains("configuration is in force"));
+    let before = debug_lines(&keyd);
+    keyd.client().get("/nowhere").expect(404);
+    keyd.terminate();
+    assert_eq!(debug_lines(&keyd), before, "{}", keyd.log());
+}
+
+#[test]
 fn principals_have_names_and_groups_and_an_unknown_one_is_a_warning() {
     let keyd = Setup::new(&KEYD).start();
     let file = "[[principal]]\nuser = 'bin'\nkeys = ['u-*']\n[[principal]]\ngroup = 'sys'\nkeys = ['g-*']\n\
