@@ -1,6 +1,7 @@
 //! `aziot-tpmd --show-ek`: what an operator needs to enrol this device with the provisioning service. Asks the running
 //! daemon, which may be the only one that can use the TPM; opens the TPM by itself if there is none.
 
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,23 +19,34 @@ use crate::{TpmError, owner};
 pub fn show_ek() -> ExitCode {
     match endorsement_key() {
         Ok(key) => {
-            println!(
+            let shown = writeln!(
+                io::stdout(),
                 "endorsement key: {}\nregistration id: {}",
                 STANDARD.encode(&key),
                 registration_id(&key)
             );
-            eprintln!(
+            // Who does not read it any more has closed the pipe, which is no fault.
+            if let Err(error) = shown
+                && error.kind() != ErrorKind::BrokenPipe
+            {
+                return failed(&error);
+            }
+            let _ = writeln!(
+                io::stderr(),
                 "Enrol the device with attestation type TPM and this endorsement key. The registration id is the one \
                  that Azure's tools propose; any other will do, if the enrolment and [provisioning.attestation] have \
                  the same."
             );
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("{}: {}", Service::Tpmd.binary(), chain(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    // Where nobody listens, the status has to do.
+    let _ = writeln!(io::stderr(), "{}: {}", Service::Tpmd.binary(), chain(error));
+    ExitCode::FAILURE
 }
 
 /// Why there is nothing to show.
