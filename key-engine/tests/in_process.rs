@@ -247,3 +247,30 @@ fn a_key_that_was_renewed_neither_pads_nor_decrypts() {
     let stack = signer.sign_oneshot_to_vec(b"text").unwrap_err().to_string();
     assert!(stack.contains(RENEWED), "{stack}");
 }
+
+/// What a PKCS #1 v1.5 ciphertext decrypts to with so much room, or why it does not.
+fn decrypted(key: &PKey<Private>, ciphertext: &[u8], room: usize) -> Result<Vec<u8>, String> {
+    let mut decrypter = openssl::encrypt::Decrypter::new(key).unwrap();
+    decrypter.set_rsa_padding(Padding::PKCS1).unwrap();
+    let mut plaintext = vec![0; room];
+    let length = decrypter.decrypt(ciphertext, &mut plaintext).map_err(|stack| stack.to_string())?;
+    plaintext.truncate(length);
+    Ok(plaintext)
+}
+
+#[test]
+fn engine_39_no_room_that_is_short_tells_good_padding_from_bad() {
+    let (keyd, engine) = keyd();
+    let key = engine.private_key(&keyd.client().create_pair("r", "rsa-2048")).unwrap();
+    let public = openssl::rsa::Rsa::public_key_from_pem(&key.public_key_to_pem().unwrap()).unwrap();
+    let mut good = vec![0; 256];
+    public.public_encrypt(b"text", &mut good, Padding::PKCS1).unwrap();
+    let mut bad = good.clone();
+    bad[100] ^= 1;
+    assert_eq!(decrypted(&key, &good, 256).unwrap(), b"text");
+    assert_ne!(decrypted(&key, &bad, 256).unwrap(), b"text");
+    for ciphertext in [good, bad] {
+        let why = decrypted(&key, &ciphertext, 255).unwrap_err();
+        assert!(why.contains("not enough room"), "{why}");
+    }
+}

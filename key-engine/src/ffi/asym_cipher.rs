@@ -75,6 +75,14 @@ impl Ciphering {
         Ok(self.key()?.local()?.size())
     }
 
+    /// Bytes of the longest plaintext with any ciphertext. libssl has room for a premaster secret only.
+    fn plain_room(&self) -> Result<usize, Error> {
+        match self.ctx()?.get_int(c"pad-mode")? {
+            PREMASTER => Ok(PREMASTER_BYTES),
+            _ => self.room(),
+        }
+    }
+
     fn encrypt(&self, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         self.ctx()?.encrypt(data, self.room()?)
     }
@@ -123,7 +131,7 @@ impl Ciphering {
             return Err(Error::Refused("the TLS version of the client was not given"));
         }
         let negotiated = version(c"tls-negotiated-version")?;
-        let mut random = Zeroizing::new([0; 48]);
+        let mut random = Zeroizing::new([0; PREMASTER_BYTES]);
         getrandom::fill(random.as_mut_slice())
             .map_err(|_| Error::Refused("no random bytes from the system"))?;
         unpad_premaster(
@@ -212,7 +220,7 @@ unsafe extern "C" fn decrypt(
     let data = unsafe { input(data, data_length) };
     let decrypt = |ciphering: &Ciphering| {
         // SAFETY: libcrypto passes so much room, and where to put the length.
-        unsafe { give(out, length, room, ciphering.room()?, || ciphering.decrypt(data)) }
+        unsafe { give(out, length, room, ciphering.plain_room()?, || ciphering.decrypt(data)) }
     };
     // SAFETY: libcrypto passes what `newctx` gave it.
     status(unsafe { with_ref(ctx, decrypt) })
@@ -246,6 +254,8 @@ const PKCS1: i32 = 1;
 const OAEP: i32 = 4;
 /// `RSA_PKCS1_WITH_TLS_PADDING`.
 const PREMASTER: i32 = 7;
+/// Bytes of a TLS premaster secret.
+const PREMASTER_BYTES: usize = 48;
 
 static PARAMS: [Param; 10] = [
     entry(c"digest", UTF8_STRING),

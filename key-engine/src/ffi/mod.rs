@@ -47,7 +47,8 @@ unsafe fn input<'a>(data: *const u8, length: usize) -> &'a [u8] {
 }
 
 /// Puts what `make` makes at `out`, and its length at `length`. With a null `out`, only says that `needed` bytes are
-/// enough, and makes nothing.
+/// enough, and makes nothing. Nor does it with less room, as OpenSSL for its own keys: what fits by chance would tell
+/// how long a result is, which is a secret where decryption makes one up.
 ///
 /// # Safety
 /// `out` is null or has `room` bytes; `length` can be written.
@@ -66,10 +67,13 @@ unsafe fn give(
         unsafe { length.write(needed) };
         return Ok(());
     }
+    let fits = |bytes| match bytes <= room {
+        true => Ok(()),
+        false => Err(Error::Refused("there is not enough room for the result")),
+    };
+    fits(needed)?;
     let result = make()?;
-    if result.len() > room {
-        return Err(Error::Refused("there is not enough room for the result"));
-    }
+    fits(result.len())?;
     // SAFETY: there is room, and the caller's memory is not ours.
     unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), out, result.len()) };
     // SAFETY: not null, and as promised by the caller.
