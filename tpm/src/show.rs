@@ -83,8 +83,8 @@ fn endorsement_key() -> Result<Vec<u8>, ShowError> {
 /// Whether there is a daemon, whose socket this user may not open.
 fn is_forbidden(error: &ClientError) -> bool {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    let mut reasons = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    reasons.any(|reason| reason.kind() == std::io::ErrorKind::PermissionDenied)
+    let mut reasons = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    reasons.any(|reason| reason.kind() == ErrorKind::PermissionDenied)
 }
 
 /// The SHA-256 of the key in base 32 (RFC 4648, 6) without padding, in lower case: 52 letters and digits.
