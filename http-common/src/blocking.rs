@@ -86,8 +86,9 @@ impl Client {
         Ok((reply.status, reply.body))
     }
 
+    /// Nobody waits for the lock: after a fork, a thread that the child does not have may hold it for ever.
     fn kept(&self) -> Option<UnixStream> {
-        let mut idle = self.idle.lock().expect("no panic while held");
+        let mut idle = self.idle.try_lock().ok()?;
         let me = std::process::id();
         if idle.owner != me {
             *idle = Idle { owner: me, streams: Vec::new() };
@@ -96,7 +97,7 @@ impl Client {
     }
 
     fn keep(&self, stream: UnixStream) {
-        let mut idle = self.idle.lock().expect("no panic while held");
+        let Ok(mut idle) = self.idle.try_lock() else { return };
         if idle.owner == std::process::id() && idle.streams.len() < KEPT {
             idle.streams.push(stream);
         }
@@ -299,5 +300,13 @@ mod tests {
         let client = Client::new(&path, Duration::from_millis(50));
         let error = client.exchange(b"GET / HTTP/1.1\r\n\r\n", Instant::now() + Duration::from_millis(50));
         assert!(is_timeout(&error.unwrap_err()));
+    }
+
+    #[test]
+    fn a_lock_that_stays_locked_keeps_nobody_waiting() {
+        let client = Client::new("/nonexistent/keyd.sock", Duration::from_secs(5));
+        let _held = client.idle.lock().unwrap();
+        assert!(client.kept().is_none());
+        client.keep(UnixStream::pair().unwrap().0);
     }
 }

@@ -14,6 +14,7 @@
 
 mod error;
 pub mod ffi;
+mod kept;
 pub mod padding;
 mod proof;
 mod public;

@@ -6,7 +6,7 @@
 //! across a fork; after a restart of keyd the next call connects anew.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use key_api::{
 };
 use zeroize::Zeroizing;
 
+use crate::kept::Kept;
 use crate::proof::Proofs;
 pub use crate::public::{Curve, PublicKey};
 use crate::{Error, KeyName};
@@ -37,7 +38,7 @@ pub struct RemoteKey {
     keyd: Arc<Keyd>,
     name: KeyName,
     /// Replaced when keyd does not accept it any more and the key was loaded by its id.
-    handle: Mutex<Zeroizing<String>>,
+    handle: Kept<Zeroizing<String>>,
     public: PublicKey,
     proofs: Proofs,
 }
@@ -114,7 +115,7 @@ impl RemoteKey {
         let deadline = keyd.deadline();
         let handle = keyd.handle(&name, deadline)?;
         let public = Parameters { keyd: &keyd, handle: &handle, name: &name, deadline }.public()?;
-        Ok(Self { keyd, name, handle: Mutex::new(handle), public, proofs: Proofs::new(Instant::now()) })
+        Ok(Self { keyd, name, handle: Kept::new(Some(handle)), public, proofs: Proofs::new(Instant::now()) })
     }
 
     /// The name it was loaded by.
@@ -188,7 +189,7 @@ impl RemoteKey {
             self.proofs.passed(now);
             return Ok(());
         }
-        let handle = self.current_handle();
+        let handle = self.current_handle(deadline)?;
         match (Parameters { keyd: &self.keyd, handle: &handle, name: &self.name, deadline }).public()? {
             public if public == self.public => {
                 Err(Error::Refused("what keyd made does not fit the public part of the key; see keyd's log"))
@@ -206,7 +207,7 @@ impl RemoteKey {
         request: impl Fn(KeyHandle) -> E,
     ) -> Result<E::Reply, Error> {
         let ask = |handle: &str| self.keyd.call(&request(KeyHandle::from(handle.to_owned())), deadline);
-        let refused = match ask(&self.current_handle()) {
+        let refused = match ask(&self.current_handle(deadline)?) {
             Err(error) if error.status() == Some(StatusCode::BAD_REQUEST) => error,
             result => return result.map_err(|source| Error::of(source, operation, &self.name)),
         };
@@ -218,12 +219,12 @@ impl RemoteKey {
         if parameters.public()? != self.public {
             return Err(REPLACED);
         }
-        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
+        self.handle.put(fresh.clone());
         ask(&fresh).map_err(|source| Error::of(source, operation, &self.name))
     }
 
-    fn current_handle(&self) -> Zeroizing<String> {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current_handle(&self, deadline: Instant) -> Result<Zeroizing<String>, Error> {
+        self.handle.get().map_or_else(|| self.keyd.handle(&self.name, deadline), Ok)
     }
 }
 
