@@ -130,10 +130,14 @@ fn written<E: Endpoint>(encoded: &Encoded) -> Zeroizing<Vec<u8>> {
 fn connect(socket: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
     let descriptor = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let patience = remaining(deadline)?.min(CONNECT_LIMIT);
-    sockopt::set_socket_timeout(&descriptor, sockopt::Timeout::Send, Some(patience))?;
-    net::connect(&descriptor, &address)?;
-    Ok(descriptor.into())
+    let deadline = deadline.min(Instant::now() + CONNECT_LIMIT);
+    loop {
+        sockopt::set_socket_timeout(&descriptor, sockopt::Timeout::Send, Some(remaining(deadline)?))?;
+        match net::connect(&descriptor, &address) {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return done.map(|()| descriptor.into()).map_err(io::Error::from),
+        }
+    }
 }
 
 fn converse(stream: &mut UnixStream, request: &[u8], deadline: Instant) -> io::Result<Reply> {

@@ -110,6 +110,14 @@ fn engine_22_35_a_keyd_that_hangs_is_given_up() {
 }
 
 #[test]
+fn engine_23_signals_end_no_waiting() {
+    let world = World::new();
+    let path = world.path("full.sock");
+    world.write("openssl.cnf", world.configuration("timeout", &format!("1\nsocket = unix://{path}")));
+    world.probe(&["interrupted", &path, "aziot:id=ec-p256", "did not answer within 1 s", "20"]);
+}
+
+#[test]
 fn a_configuration_that_cannot_be_is_explained() {
     let world = World::new();
     for (key, value) in [("socket", "http://localhost"), ("timeout", "0"), ("timeout", "soon")] {

@@ -2,6 +2,7 @@
  * ends with 0, or says what failed. Configured by OPENSSL_CONF, like every program. */
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
@@ -12,9 +13,13 @@
 #include <openssl/store.h>
 #include <openssl/x509.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -254,6 +259,23 @@ static void refused(const char *uri, const char *reason, int seconds) {
     explained(reason);
 }
 
+static void nothing(int signal) { (void)signal; }
+
+/* The same for a keyd at `path` that accepts nobody, while signals interrupt the waiting. */
+static void interrupted(const char *path, const char *uri, const char *reason, int seconds) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    CHECK(strlen(path) < sizeof address.sun_path);
+    strcpy(address.sun_path, path);
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(bind(listener, (void *)&address, sizeof address) == 0 && listen(listener, 0) == 0);
+    while (connect(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&address, sizeof address) == 0) continue;
+    CHECK(errno == EAGAIN);
+    struct sigaction action = {.sa_handler = nothing};
+    struct itimerval often = {{0, 10000}, {0, 10000}};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &often, NULL) == 0);
+    refused(uri, reason, seconds);
+}
+
 /* Loads the provider from `directory`, tries, and prints the reasons. */
 static void refused_in(const char *directory, const char *uri) {
     OSSL_LIB_CTX *lib = OSSL_LIB_CTX_new();
@@ -470,6 +492,7 @@ int main(int count, char **words) {
     else if (IS("match")) match(argument[0], argument[1], argument[2]);
     else if (IS("ordinary")) ordinary_keys();
     else if (IS("refused")) refused(argument[0], argument[1], atoi(argument[2]));
+    else if (IS("interrupted")) interrupted(argument[0], argument[1], argument[2], atoi(argument[3]));
     else if (IS("refused-in")) refused_in(argument[0], argument[1]);
     else if (IS("handshakes"))
         return handshakes(argument[0], argument[1], argument[2], atoi(argument[3]), atoi(argument[4])), 0;
