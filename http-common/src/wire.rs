@@ -8,9 +8,7 @@ use std::marker::PhantomData;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor,
-};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, IntoDeserializer, MapAccess, Visitor};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -85,7 +83,6 @@ pub(crate) fn encode<E: Endpoint>(request: &E) -> Result<Encoded, serde_json::Er
 pub(crate) fn decode<E: Endpoint>(uri: UriFields<'_>, body: Option<&[u8]>) -> Result<E, Unreadable> {
     let names = UriNames::of(E::PATH);
     match body {
-        Some(body) if names.is_empty() => from_slice(body),
         Some(body) if body.trim_ascii_start().starts_with(b"{") => {
             let mut json = serde_json::Deserializer::from_slice(body);
             let both = Both { uri: names.fields(uri), request: PhantomData };
@@ -106,7 +103,7 @@ pub(crate) fn decode<E: Endpoint>(uri: UriFields<'_>, body: Option<&[u8]>) -> Re
 
 /// Whether `body` is JSON at all.
 pub(crate) fn check_syntax(body: &[u8]) -> Result<(), Unreadable> {
-    from_slice::<IgnoredAny>(body).map(|_| ())
+    serde_json::from_slice(body).map(|IgnoredAny| ()).map_err(Unreadable::Schema)
 }
 
 /// The percent-decoded text of a path segment; `None` if it is not UTF-8.
@@ -154,10 +151,6 @@ fn text(value: Option<Value>) -> Option<String> {
         Value::String(text) => Some(text),
         other => Some(other.to_string()),
     }
-}
-
-fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unreadable> {
-    serde_json::from_slice(body).map_err(Unreadable::Schema)
 }
 
 /// The names that an endpoint's path puts into the URI.
@@ -354,9 +347,13 @@ mod tests {
             let wrong = decode::<Move>(uri("a", &[]), Some(body.as_bytes())).unwrap_err();
             assert!(matches!(wrong, Unreadable::Schema(_)), "{body}: {wrong:?}");
         }
-        for body in [r#"{"handle":"a","handle":"b"}"#, "{}", r#"{"handle":"a"} 1"#] {
+        let no_object = ["", "null", r#""a""#, r#"["a","b"]"#, r#"[{"handle":"a"}]"#];
+        for body in [r#"{"handle":"a","handle":"b"}"#, "{}", r#"{"handle":"a"} 1"#].iter().chain(&no_object) {
             let wrong = decode::<Sign>(UriFields::default(), Some(body.as_bytes())).unwrap_err();
             assert!(matches!(wrong, Unreadable::Schema(_)), "{body}: {wrong:?}");
+        }
+        for body in ["null", "1", r#""a""#, "[]", r#"["a"]"#, "{}", r#"{"a":1}"#] {
+            assert!(decode::<Ping>(UriFields::default(), Some(body.as_bytes())).is_ok(), "{body}");
         }
     }
 }
