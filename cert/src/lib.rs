@@ -148,7 +148,7 @@ impl Certd {
             Some(issuer) => Some(issuer_key(&current, issuer).await?),
             None => None,
         };
-        current.store.check_writable(&id)?;
+        current.check_writable(&cert_id).await.ok_or(Error::Worker)??;
         let issued = self.issuing.issue(&current, &cert_id, Arc::new(csr), issuer).await;
         let pem = issued.map_err(|source| Error::not_issued(cert_id.clone(), source))?;
         let kept = blocking(move || {
@@ -175,6 +175,12 @@ impl Current {
             store: Store::new(&started_with.homedir_path, config.preloaded_certs.clone()),
             issuance: config.cert_issuance.clone(),
         }
+    }
+
+    /// Whether a certificate could be kept as `id`, so that none is issued in vain; none if a thread panicked.
+    async fn check_writable(self: &Arc<Self>, id: &str) -> Option<Result<(), StoreError>> {
+        let (current, id) = (Arc::clone(self), id.to_owned());
+        blocking(move || current.store.check_writable(&id)).await
     }
 
     /// Tells what is accepted and was perhaps not meant. Waits for the disk.

@@ -211,7 +211,10 @@ impl Actor for Identity {
 
     async fn request(&self, slot: Slot, old: &Certificate) -> Result<String, NotRenewed> {
         let certd = self.certd()?;
-        let this = self.configured(&certd.current())?;
+        let current = certd.current();
+        let this = self.configured(&current)?;
+        let place = current.check_writable(&self.cert).await.ok_or(NotIssued::Worker)?;
+        place.map_err(NotIssued::from)?;
         let key = certd.issuing.est().key(&self.key_id(slot)).await?;
         let new = certd.reissue(&this, old.chain(), key).await?;
         Ok(chain::to_pem(&new).map_err(NotIssued::from)?)

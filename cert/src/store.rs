@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cert_api::Preloaded;
+use cert_api::{Preloaded, TEMPORARY};
 use config_common::{Allowed, durable, open_regular};
 
 /// Where certificates are, for one state of the configuration.
@@ -51,8 +51,12 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file cannot be written.
-    #[error("cannot write {}", path.display())]
+    /// A preloaded certificate cannot be written or deleted.
+    #[error(
+        "cannot change {}, which preloaded_certs names; this service's user would have to be allowed to write it, or into its \
+         directory",
+        path.display()
+    )]
     Unwritable {
         /// The file.
         path: PathBuf,
@@ -85,12 +89,17 @@ impl Store {
         self.read_within(id, &mut Vec::new())
     }
 
-    /// Whether [`write`](Self::write) has a place for `id`.
-    pub(crate) fn check_writable(&self, id: &Allowed<String>) -> Result<(), StoreError> {
-        match self.place(id.as_str())? {
-            Place::Own(_) | Place::Theirs(_) => Ok(()),
-            Place::Bundle(_) => Err(StoreError::Bundle(id.as_str().to_owned())),
+    /// Whether [`write`](Self::write) has a place for `id`, and for what it is to take the place of, if it follows another.
+    pub(crate) fn check_writable(&self, id: &str) -> Result<(), StoreError> {
+        match self.place(id)? {
+            Place::Own(path) => {
+                durable::create_dir(&self.directory, DIRECTORY_MODE)?;
+                durable::check_room(&path, ROOM)?;
+            }
+            Place::Theirs(path) => check_theirs(&path)?,
+            Place::Bundle(_) => return Err(StoreError::Bundle(id.to_owned())),
         }
+        id.strip_suffix(TEMPORARY).map_or(Ok(()), |followed| self.check_writable(followed))
     }
 
     /// Keeps `pem`, so that after a power cut either it or what was there is there.
@@ -101,12 +110,10 @@ impl Store {
                 Ok(durable::rewrite(&path, pem.as_bytes(), mode_of(&path).unwrap_or(FILE_MODE))?)
             }
             Place::Theirs(path) => {
-                tracing::warn!(
-                    "the preloaded certificate {:?} is overwritten: {}",
-                    id.as_str(),
-                    path.display()
-                );
-                write_theirs(&path, pem)
+                write_theirs(&path, pem)?;
+                let id = id.as_str();
+                tracing::warn!("the preloaded certificate {id:?} was overwritten: {}", path.display());
+                Ok(())
             }
             Place::Bundle(_) => Err(StoreError::Bundle(id.as_str().to_owned())),
         }
@@ -119,8 +126,11 @@ impl Store {
                 durable::remove(&path)?;
             }
             Place::Theirs(path) => {
-                tracing::warn!("the preloaded certificate {:?} is deleted: {}", id.as_str(), path.display());
-                durable::remove(&path)?;
+                there(&path)?;
+                if durable::remove(&path)? {
+                    let id = id.as_str();
+                    tracing::warn!("the preloaded certificate {id:?} was deleted: {}", path.display());
+                }
             }
             Place::Bundle(_) => return Err(StoreError::Bundle(id.as_str().to_owned())),
         }
@@ -232,11 +242,7 @@ fn read_file(path: &Path) -> Result<Option<String>, StoreError> {
 /// Atomically if the directory lets us, else in place. A symbolic link stays one.
 fn write_theirs(path: &Path, pem: &str) -> Result<(), StoreError> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let unwritable = |source| StoreError::Unwritable { path: path.clone(), source };
-    let old = fs::metadata(&path).ok();
-    if old.as_ref().is_some_and(|old| !old.is_file()) {
-        return Err(unwritable(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")));
-    }
+    let old = there(&path)?;
     match durable::rewrite(&path, pem.as_bytes(), mode_of(&path).unwrap_or(PUBLIC_FILE_MODE)) {
         Err(error) if error.io_kind().is_some_and(is_denied) => {
             let write = || -> io::Result<()> {
@@ -244,7 +250,7 @@ fn write_theirs(path: &Path, pem: &str) -> Result<(), StoreError> {
                 file.write_all(pem.as_bytes())?;
                 file.sync_all()
             };
-            write().map_err(unwritable)
+            write().map_err(unwritable(&path))
         }
         done => {
             done?;
@@ -254,6 +260,32 @@ fn write_theirs(path: &Path, pem: &str) -> Result<(), StoreError> {
             Ok(())
         }
     }
+}
+
+/// Whether [`write_theirs`] would succeed, as far as can be seen.
+fn check_theirs(path: &Path) -> Result<(), StoreError> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    there(&path)?;
+    match durable::check_room(&path, ROOM) {
+        Err(error) if error.io_kind().is_some_and(is_denied) => {
+            OpenOptions::new().write(true).open(&path).map(drop).map_err(unwritable(&path))
+        }
+        done => Ok(done?),
+    }
+}
+
+/// What is at `path`, if anything is: it must be a regular file.
+fn there(path: &Path) -> Result<Option<fs::Metadata>, StoreError> {
+    match fs::metadata(path).ok() {
+        Some(old) if !old.is_file() => {
+            Err(unwritable(path)(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")))
+        }
+        old => Ok(old),
+    }
+}
+
+fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Unwritable { path: path.to_owned(), source }
 }
 
 /// Who was to read the file `path` by its owner or group must not wonder for long.
@@ -283,6 +315,8 @@ fn mode_of(path: &Path) -> Option<u32> {
 const LONGEST_STEM: usize = 255 - 1 - 64 - 4;
 /// The largest file that is read, in bytes: many times the bundle of all authorities of the web.
 const SIZE_LIMIT: usize = 4 << 20;
+/// Bytes that a certificate with its chain will hardly need.
+const ROOM: usize = 32 << 10;
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Of a new file at a place of the administrator's.

@@ -157,5 +157,33 @@ fn what_is_no_file_is_not_waited_for() {
     for id in ["a", "b"] {
         assert!(matches!(store.read(id), Err(StoreError::Unreadable { .. })), "{id}");
         assert!(matches!(store.write(&allowed(id), "x"), Err(StoreError::Unwritable { .. })), "{id}");
+        assert!(matches!(store.check_writable(id), Err(StoreError::Unwritable { .. })), "{id}");
+        assert!(matches!(store.delete(&allowed(id)), Err(StoreError::Unwritable { .. })), "{id}");
     }
+    assert!(pipe.exists(), "what is not ours is not removed");
+}
+
+#[test]
+fn what_cannot_be_kept_is_seen_before() {
+    let dir = TempDir::new().unwrap();
+    let places = [("file", "file://DIR/a.pem"), ("gone", "file://DIR/missing/a.pem"), ("list", "[file]")];
+    let store = store(&dir, &places);
+    fs::write(dir.path().join("a.pem"), "one").unwrap();
+    for (id, is_good) in [
+        ("own", true),
+        ("file", true),
+        ("file-temp", true),
+        ("gone", false),
+        // It would have to take the place of the other.
+        ("gone-temp", false),
+        ("list", false),
+        ("list-temp", false),
+    ] {
+        assert_eq!(store.check_writable(id).is_ok(), is_good, "{id}");
+        assert_eq!(store.write(&allowed(id), "one").is_ok(), is_good || id.ends_with("-temp"), "{id}");
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("a.pem")).unwrap(), "one");
+    let home = TempDir::new().unwrap();
+    fs::write(home.path().join("home"), "in the way").unwrap();
+    assert!(self::store(&home, &[]).check_writable("own").is_err());
 }

@@ -48,6 +48,17 @@ fn keep_owner(path: &Path, file: &File) -> bool {
         || file.metadata().is_ok_and(|new| new.gid() == old.gid())
 }
 
+/// Whether [`write()`] would succeed with `size` bytes, as far as can be seen without a change of `path`: whether there may be
+/// another file beside it, and room for it.
+///
+/// # Errors
+///
+/// [`Error::Unwritable`].
+pub fn check_room(path: &Path, size: usize) -> Result<(), Error> {
+    let check = || Temporary::beside(path)?.file.write_all(&vec![0; size]);
+    check().map_err(|source| Error::Unwritable { path: path.to_owned(), source })
+}
+
 /// [`write()`], unless `path` is a regular file with these bytes and this mode already. Whether it was written.
 pub fn write_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, Error> {
     if holds(path, bytes, mode) {
@@ -293,6 +304,16 @@ mod tests {
         assert!(error.to_string().contains("state"), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["state"]);
+    }
+
+    #[test]
+    fn room_is_looked_for_without_a_trace() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        check_room(&path, 1000).unwrap();
+        assert!(names(dir.path()).is_empty());
+        let error = check_room(&dir.path().join("missing/state"), 1000).unwrap_err();
+        assert_eq!(error.io_kind(), Some(ErrorKind::NotFound));
     }
 
     #[test]

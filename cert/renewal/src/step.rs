@@ -258,6 +258,10 @@ fn accepted(facts: &Facts, pending: &Pending, new: &Certificate, order: &Order) 
         Some(Slot::Temporary) if stands && !order.can_move => give_up(facts, Why::KeyStays),
         Some(Slot::Temporary) => Step::MoveKey,
         Some(Slot::Current) if is_in_place => Step::Finish,
+        // Where the old one does not fit, even one that is over is better: it can be renewed.
+        Some(Slot::Current) if facts.fits() && new.validity().is_over(order.now) => {
+            give_up(facts, Why::Expired)
+        }
         Some(Slot::Current) => Step::Import,
         None => give_up(facts, Why::KeyLost),
     }

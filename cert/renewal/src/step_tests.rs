@@ -226,6 +226,11 @@ fn what_has_waited_for_too_long_is_given_up() {
     let order = |now| Order { is_due: true, rotate_key: false, can_move: true, now };
     assert_eq!(next(&facts, &order(2 * NOW - 1)), Step::Ask(Slot::Current));
     assert_eq!(next(&facts, &order(2 * NOW)), Step::GiveUp(Why::Expired));
+    // The same of one that could not be put in place.
+    let stage = Some((false, Stage::Accepted(cast.same_key.clone())));
+    let facts = self::facts(stage, &cast.old, Some(cast.old.key()), None, &cast);
+    assert_eq!(next(&facts, &order(2 * NOW - 1)), Step::Import);
+    assert_eq!(next(&facts, &order(2 * NOW)), Step::GiveUp(Why::Expired));
 }
 
 #[test]
@@ -247,6 +252,8 @@ fn what_is_accepted_goes_back_only_to_a_pair_that_is_good() {
     check(None, false, NOW, Step::MoveKey, Some(Temporary));
     check(old_key, false, 2 * NOW, Step::MoveKey, Some(Temporary));
     check(new_key, false, NOW, Step::Import, Some(Current));
+    // With the key in place it can be renewed, and the old one cannot.
+    check(new_key, false, 2 * NOW, Step::Import, Some(Current));
     // The new certificate has expired, the old one has not.
     let long = Validity { not_before: 0, not_after: 4 * NOW };
     let key = ec_key(Nid::X9_62_PRIME256V1);

@@ -30,6 +30,7 @@ impl Est {
         bootstrap: EstIdentity<'_>,
         subject: &X509NameRef,
     ) -> Result<ClientIdentity, NotIssued> {
+        current.check_writable(identity.cert).await.ok_or(NotIssued::Worker)??;
         let client = self.usable_identity(current, bootstrap).await?;
         let (key, is_beside) = match self.key(identity.pk).await {
             Err(NotIssued::Key(KeyError::Missing(_))) => {

@@ -1,6 +1,8 @@
 //! Renewal of the device identity, with power lost at each of its steps: after the restart key and certificate belong
 //! together, and DPS and the hub let the device in.
 
+use std::path::PathBuf;
+
 use openssl::{
     ec::{EcGroup, EcKey},
     nid::Nid,
@@ -17,13 +19,13 @@ use suite_tests::{
 use cloud_sim::{Options, Sim};
 
 use crate::gate::{Gate, Side};
-use crate::site::{LIFE, PATIENCE, PRINCIPAL, Way, admin, principal};
+use crate::site::{LIFE, PATIENCE, PRINCIPAL, Way, admin, preloaded, principal, protected};
 
 /// A cloud, and a device whose certificate is always due.
 pub(crate) struct Device {
     pub(crate) sim: Sim,
     pub(crate) keyd: Daemon,
-    certd: Daemon,
+    pub(crate) certd: Daemon,
     pub(crate) identityd: Daemon,
     gates: [Gate; 2],
 }
@@ -43,7 +45,7 @@ impl Device {
     /// Certificates have a life of `life` seconds.
     pub(crate) fn with(rotate_key: bool, life: i64, retry: &str) -> Device {
         let renew = format!("{{ rotate_key = {rotate_key}, threshold = '80%', retry = '{retry}' }}");
-        Device::by(Setup::new(&KEYD), life, |sim| dps(sim, &renew), None)
+        Device::by([Setup::new(&KEYD), Setup::new(&CERTD)], life, |sim| dps(sim, &renew), None)
     }
 
     /// Its key is a file of the administrator's.
@@ -54,14 +56,31 @@ impl Device {
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         std::fs::write(&file, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
         let keyd = keyd.config(&format!("[preloaded_keys]\ndevice-id = 'file://{}'\n", file.display()));
-        Device::by(keyd, LIFE, |sim| dps(sim, RENEW), None)
+        Device::by([keyd, Setup::new(&CERTD)], LIFE, |sim| dps(sim, RENEW), None)
     }
 
     /// identityd is the user `uid`, which keyd lets use the `keys`. There are no gates. Needs root.
     pub(crate) fn as_user(uid: u32, keys: &[&str]) -> Device {
         let keys = [keys, &["aziot_identityd_master_id"]].concat();
         let keyd = Setup::new(&KEYD).drop_in(PRINCIPAL, &principal(uid, &keys));
-        Device::by(keyd, LIFE, |sim| dps(sim, RENEW), Some(uid))
+        Device::by([keyd, Setup::new(&CERTD)], LIFE, |sim| dps(sim, RENEW), Some(uid))
+    }
+
+    /// certd is the user `uid`. Needs root.
+    pub(crate) fn with_certd_as(uid: u32) -> Device {
+        let certd = Setup::new(&CERTD).config("").as_user(uid);
+        Device::by([Setup::new(&KEYD), certd], LIFE, |sim| dps(sim, RENEW), None)
+    }
+
+    /// Ends identityd; the next one finds the certificate in a file that only the administrator may write.
+    pub(crate) fn preload(&mut self) -> PathBuf {
+        self.identityd.kill();
+        let pem = self.certd.client().get("/certificates/device-id").expect(200).string("pem");
+        let file = protected(&self.sim, &pem);
+        self.certd.kill();
+        self.certd.write_drop_in("50.toml", &preloaded("device-id", &file));
+        self.certd.restart();
+        file
     }
 
     /// A device that knows its hub, which knows it by the certificate's issuer.
@@ -79,11 +98,16 @@ impl Device {
                 sim.ready().hubs[0]
             )
         };
-        Device::by(Setup::new(&KEYD), LIFE, provisioning, None)
+        Device::by([Setup::new(&KEYD), Setup::new(&CERTD)], LIFE, provisioning, None)
     }
 
     /// A device with this table `[provisioning]`.
-    fn by(keyd: Setup, life: i64, provisioning: impl FnOnce(&Sim) -> String, user: Option<u32>) -> Device {
+    fn by(
+        [keyd, certd]: [Setup; 2],
+        life: i64,
+        provisioning: impl FnOnce(&Sim) -> String,
+        user: Option<u32>,
+    ) -> Device {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "POST", "/settings", &json!({ "retry_after": 0, "assigning_polls": 0 }));
         admin(&sim, "PUT", "/est/labels/default", &label(life, 0));
@@ -100,14 +124,15 @@ impl Device {
             sim.ready().est.as_ref().unwrap(),
             ca.display()
         );
-        let certd = Setup::new(&CERTD).config(&config).reach(&KEYD, keyd.setup().socket_path()).start();
-        let gates = [Gate::new(keyd.setup().socket_path()), Gate::new(certd.setup().socket_path())];
+        let certd = certd.config(&config).reach(&KEYD, keyd.setup().socket_path());
+        let gates = [Gate::new(keyd.setup().socket_path()), Gate::new(certd.socket_path())];
+        Way { sim: &sim, keyd: &keyd, gate: &gates[0] }.open_directory();
+        let certd = certd.start();
         let config = format!("hostname = 'device'\n[provisioning]\n{}", provisioning(&sim));
         let identityd = Setup::new(&IDENTITYD).env("SSL_CERT_FILE", &ca).config(&config);
         let identityd = match user {
             None => identityd.reach(&KEYD, &gates[0].socket()).reach(&CERTD, &gates[1].socket()),
             Some(uid) => {
-                Way { sim: &sim, keyd: &keyd, gate: &gates[0] }.open_directory();
                 certd.write_drop_in(
                     "50.toml",
                     &format!("[[principal]]\nuid = {uid}\ncerts = ['device-id']\n"),
@@ -167,6 +192,11 @@ impl Device {
     pub(crate) fn key(&self) -> Vec<u8> {
         let client = self.keyd.client();
         client.public_key(&client.load_pair("device-id"))
+    }
+
+    /// The certificates that EST has issued.
+    pub(crate) fn issued(&self) -> usize {
+        admin(&self.sim, "GET", "/est", &Value::Null)["issued"].as_array().unwrap().len()
     }
 
     /// The pair fits, and opens DPS and the hub.
@@ -431,25 +461,23 @@ fn a_device_whose_first_certificate_takes_time_asks_for_one_only() {
     let handle = json!({ "keyHandle": client.load_pair("device-id") });
     assert_eq!(client.delete("/keypair", Some(&handle)).status, 204);
     admin(&device.sim, "PUT", "/est/labels/default", &label(LIFE, 3));
-    let est =
-        |device: &Device| admin(&device.sim, "GET", "/est", &Value::Null)["issued"].as_array().unwrap().len();
-    let before = est(&device);
+    let before = device.issued();
     for _ in 0..3 {
         device.identityd.restart();
         wait_for("the answer that it is not decided", PATIENCE, || {
             device.identityd.log().contains("has not decided").then_some(())
         });
-        assert_eq!(est(&device), before);
+        assert_eq!(device.issued(), before);
         device.identityd.kill();
         device.certd.restart();
     }
     device.identityd.restart();
-    wait_for("the certificate", PATIENCE, || (est(&device) > before).then_some(()));
+    wait_for("the certificate", PATIENCE, || (device.issued() > before).then_some(()));
     wait_for("the device to be let in", PATIENCE, || {
         let reply = device.identityd.client().post("/identities/device", &json!({ "type": "aziot" }));
         (reply.status == 200).then_some(())
     });
-    assert_eq!(est(&device), before + 1);
+    assert_eq!(device.issued(), before + 1);
     admin(&device.sim, "PUT", "/est/labels/default", &label(LIFE, 0));
     device.wait_for_the_end();
     device.check_pair("with its first certificate");

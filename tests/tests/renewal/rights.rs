@@ -1,7 +1,10 @@
 //! Keys that cannot be replaced: keyd does not let certd use the temporary key, or the key in place is the administrator's
-//! file. Renewal then goes on with the key that there is, and locks nobody out.
+//! file. Renewal then goes on with the key that there is, and locks nobody out. Where the certificate cannot be replaced,
+//! the key is not, either.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::json;
 use suite_tests::http::wait_for;
@@ -119,4 +122,48 @@ fn a_device_without_the_right_to_the_temporary_key_keeps_its_key() {
     assert!(device.identity() != old && device.key() == key);
     device.check_pair("renewed again");
     assert_eq!(device.keyd.client().get("/keypair/device-id-temp").status, 400);
+}
+
+fn let_everybody_write(file: &Path) {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+}
+
+#[test]
+fn an_identity_whose_file_cannot_be_written_keeps_its_key() {
+    let mut site = Site::as_user(ROTATING, UID, &["est-id", "est-id-temp"]);
+    let file = site.preload(LIFE, OVER);
+    let (old, key) = (site.identity(), site.key());
+    site.says("was not renewed");
+    let log = site.certd.log();
+    assert!(
+        log.contains("preloaded_certs names") && log.contains("preloaded.pem"),
+        "it says what to do: {log}"
+    );
+    assert!(site.identity() == old && site.key() == key);
+    assert_eq!(site.count("est.reenroll") + site.count("est.enroll"), 0, "nothing is asked for in vain");
+    site.check_pair("as it was");
+    let_everybody_write(&file);
+    site.certd.kill();
+    site.recover();
+    assert!(site.identity() != old && site.key() != key, "{}", site.certd.log());
+    site.check_rest("renewed");
+    site.check_pair("renewed");
+}
+
+#[test]
+fn a_device_whose_certificate_cannot_be_written_keeps_its_key() {
+    let mut device = Device::with_certd_as(UID);
+    let file = device.preload();
+    let (old, key, issued) = (device.identity(), device.key(), device.issued());
+    device.recover();
+    assert!(device.identityd.log().contains("was not renewed"), "{}", device.identityd.log());
+    device.certd.wait_for_log(PATIENCE, |line| line.contains("preloaded.pem, which preloaded_certs names"));
+    assert!(device.identity() == old && device.key() == key && device.issued() == issued);
+    device.check_pair("as it was");
+    let_everybody_write(&file);
+    device.identityd.kill();
+    device.recover();
+    assert!(device.identity() != old && device.key() != key, "{}", device.identityd.log());
+    device.check_rest("renewed");
+    device.check_pair("renewed");
 }

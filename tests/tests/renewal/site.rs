@@ -88,6 +88,16 @@ impl Site {
         site
     }
 
+    /// From now on the identity is in a file that only the administrator may write.
+    pub(crate) fn preload(&mut self, life: i64, over: i64) -> PathBuf {
+        let made = self.make(&key_file(&self.keyd.home(), "est-id"), life, over);
+        let file = protected(&self.sim, &made);
+        self.certd.kill();
+        self.certd.write_drop_in("50.toml", &preloaded("est-id", &file));
+        self.certd.restart();
+        file
+    }
+
     fn start(settings: &str, keyd: Setup, reach: impl FnOnce(&Way<'_>, Setup) -> Setup) -> Site {
         let sim = Sim::start(Options { est: Some(0), ..Options::default() }).unwrap();
         admin(&sim, "PUT", "/est/labels/default", &label(0, &Value::Null));
@@ -116,12 +126,17 @@ impl Site {
     }
 
     fn give_in(&self, file: &Path, id: &str, life: i64, over: i64) {
+        self.import(id, &self.make(file, life, over));
+    }
+
+    /// The same with the key in a file; the certificate is in nobody's hands.
+    fn make(&self, file: &Path, life: i64, over: i64) -> String {
         let order = json!({ "common_name": "device", "validity_secs": life, "from_secs": -over });
         let made = admin(&self.sim, "POST", "/issue", &order);
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, text("private_key")).unwrap();
-        self.import(id, &text("chain"));
+        text("chain")
     }
 
     pub(crate) fn import(&self, id: &str, pem: &str) {
@@ -258,6 +273,19 @@ impl Site {
     pub(crate) fn forget_requests(&self) {
         admin(&self.sim, "DELETE", "/log", &Value::Null);
     }
+}
+
+/// A file with `pem` that everybody may read, and only we may write.
+pub(crate) fn protected(sim: &Sim, pem: &str) -> PathBuf {
+    let file = sim.ready().ca.with_file_name("preloaded.pem");
+    fs::write(&file, pem).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    file
+}
+
+/// certd's table that says so.
+pub(crate) fn preloaded(id: &str, file: &Path) -> String {
+    format!("[preloaded_certs]\n{id} = 'file://{}'\n", file.display())
 }
 
 fn label(pending: u32, retry_after: &Value) -> Value {
