@@ -47,9 +47,9 @@ struct Slots {
 }
 
 impl Limits {
-    /// Admits `max` requests at a time for each uid.
+    /// Admits `max` requests at a time for each uid. What no semaphore can count is as good as no limit.
     pub fn new(max: usize) -> Self {
-        Self { max, by_uid: Mutex::default() }
+        Self { max: max.min(Semaphore::MAX_PERMITS), by_uid: Mutex::default() }
     }
 
     /// A slot for `uid`, given back when dropped; `None` if all are taken.
@@ -170,6 +170,11 @@ mod tests {
     #[tokio::test]
     async fn zero_refuses_everybody() {
         assert_eq!(Limits::new(0).admit(0).await.unwrap_err(), Throttled::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_limit_beyond_all_counting_admits() {
+        assert!(Limits::new(usize::MAX).admit(7).await.is_ok());
     }
 
     #[tokio::test]
