@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::listener::{ListenError, listen};
+use crate::listener::{ListenError, listen, place};
 use crate::server::Server;
 use crate::{ApiVersion, Handlers, Router, chain, log};
 
@@ -154,6 +154,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
     };
     // Bound before another thread makes files, see listen; clients wait in its queue until the state is made.
     let listener = listen(common.endpoint.path()).map_err(StartError::Socket)?;
+    let place = place(&listener);
     let stopped = runtime.block_on(async {
         listener.set_nonblocking(true).map_err(system("non-blocking socket"))?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(system("socket"))?;
@@ -166,7 +167,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
             max_connections,
         );
         let serving = tokio::spawn(server.run(listener, stopping));
-        tracing::info!("{} {} serves {}", D::SERVICE.binary(), D::VERSION, common.endpoint.path().display());
+        tracing::info!("{} {} serves {place}", D::SERVICE.binary(), D::VERSION);
         notify(&[NotifyState::Ready]);
         supervise::<D>(&paths, &state, &mut signals, &mut changes).await;
         notify(&[NotifyState::Stopping]);

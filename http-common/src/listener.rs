@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use rustix::fs::Mode;
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 
 /// Why there is no listening socket.
 #[derive(Debug, thiserror::Error)]
@@ -23,11 +24,33 @@ pub enum ListenError {
     /// The inherited descriptor is no listening Unix stream socket.
     #[error("the socket inherited from systemd is not a Unix stream socket (ListenStream= must name a path)")]
     NotUnix(#[source] io::Error),
+    /// The inherited socket takes no connections.
+    #[error(
+        "the socket inherited from systemd does not listen (it must be one of ListenStream= with Accept=no)"
+    )]
+    Deaf,
     /// Something that is not a socket stands at the path.
     #[error("{path} exists and is not a socket; remove it, or name another path in [endpoints]")]
     Occupied {
         /// The socket's path.
         path: PathBuf,
+    },
+    /// The socket at the path is in use.
+    #[error(
+        "{path} is served by another process (`ss -xlp` names it); end that first, or name another path in [endpoints]"
+    )]
+    Served {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Nobody knows whether the socket at the path is in use.
+    #[error("{path} exists and cannot be tried; remove it if nobody serves it")]
+    Untried {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
     },
     /// The socket cannot be bound.
     #[error("cannot listen on {path}")]
@@ -50,6 +73,13 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     }
 }
 
+/// Where `listener` can be reached, for people.
+pub(crate) fn place(listener: &UnixListener) -> String {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    path.map_or_else(|| "a socket without a path".to_owned(), |path| path.display().to_string())
+}
+
 /// The one socket passed by systemd; `None` if there is none for this process or more than one.
 fn inherited() -> Result<Option<UnixListener>, ListenError> {
     let Some(pid) = number("LISTEN_PID")? else { return Ok(None) };
@@ -66,8 +96,11 @@ fn inherited() -> Result<Option<UnixListener>, ListenError> {
     }
     let listener = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(ListenError::NotUnix)?;
     if let Some(listener) = &listener {
-        let own = |error: rustix::io::Errno| ListenError::NotUnix(error.into());
+        let own = |error: Errno| ListenError::NotUnix(error.into());
         rustix::io::fcntl_setfd(listener, FdFlags::CLOEXEC).map_err(own)?;
+        if !sockopt::socket_acceptconn(listener).map_err(own)? {
+            return Err(ListenError::Deaf);
+        }
     }
     Ok(listener)
 }
@@ -84,7 +117,7 @@ fn number(name: &'static str) -> Result<Option<u64>, ListenError> {
 fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     let failed = |source| ListenError::Bind { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
+        Ok(found) if found.file_type().is_socket() => remove_stale(path)?,
         // A container's bind mount may have left an empty directory here; anything in it is not ours to delete.
         Ok(found) if found.is_dir() && fs::remove_dir(path).is_ok() => {}
         Ok(_) => return Err(ListenError::Occupied { path: path.to_owned() }),
@@ -97,6 +130,21 @@ fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     let listener = bound.map_err(failed)?;
     rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
     Ok(listener)
+}
+
+/// Removes the socket at `path`, unless somebody serves it.
+fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let untried = |error: Errno| ListenError::Untried { path: path.to_owned(), source: error.into() };
+    // Blocks not even where nobody accepts and the queue is full.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(untried)?;
+    match SocketAddrUnix::new(path).and_then(|address| connect(&probe, &address)) {
+        Ok(()) | Err(Errno::AGAIN) => Err(ListenError::Served { path: path.to_owned() }),
+        Err(Errno::CONNREFUSED) => {
+            fs::remove_file(path).map_err(|source| ListenError::Bind { path: path.to_owned(), source })
+        }
+        Err(error) => Err(untried(error)),
+    }
 }
 
 /// Connections that may wait to be accepted; the system's own maximum (`net.core.somaxconn`) applies too.
@@ -118,6 +166,19 @@ mod tests {
         drop(bind(&path).unwrap());
         let _listener = bind(&path).unwrap();
         assert_eq!(mode(&path), 0o660);
+    }
+
+    #[test]
+    fn a_socket_that_is_served_stays_even_if_nobody_has_time_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyd.sock");
+        let listener = bind(&path).unwrap();
+        let is_served = || matches!(bind(&path), Err(ListenError::Served { .. }));
+        rustix::net::listen(&listener, 0).unwrap();
+        // The first fills the queue.
+        assert!(is_served() && is_served() && is_served());
+        drop(listener);
+        assert!(bind(&path).is_ok());
     }
 
     #[test]

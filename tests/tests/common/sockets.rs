@@ -7,7 +7,7 @@ use std::{
         fd::OwnedFd,
         unix::{
             fs::{FileTypeExt, MetadataExt},
-            net::{UnixDatagram, UnixListener},
+            net::{UnixDatagram, UnixListener, UnixStream},
         },
     },
     path::Path,
@@ -63,6 +63,20 @@ fn common_25_a_stale_socket_is_replaced() {
 }
 
 #[test]
+fn common_25_decided_the_socket_of_a_daemon_that_runs_is_left_to_it() {
+    let keyd = Setup::new(&KEYD).start();
+    let socket = keyd.setup().socket_path();
+    let second = Setup::new(&KEYD).reach(&KEYD, socket).start_and_end();
+    assert_eq!(second.status.code(), Some(1), "{}", second.log);
+    assert!(
+        second.log.contains(&format!("{} is served by another process", socket.display())),
+        "{}",
+        second.log
+    );
+    keyd.client().create_key("a", "sign");
+}
+
+#[test]
 fn common_25_decided_a_directory_with_content_is_not_deleted() {
     let setup = Setup::new(&KEYD);
     let precious = setup.socket_path().join("precious");
@@ -80,6 +94,7 @@ fn common_26_an_inherited_socket_is_served_and_no_other_made() {
     let mut keyd = setup.inherit(vec![listener], "$$", "1").socket(&path).start();
     keyd.client().create_key("a", "sign");
     assert!(!own.exists());
+    keyd.wait_for_log(BOUND, |line| line.ends_with(&format!(" serves {}", path.display())));
     keyd.restart();
     keyd.client().load_key("a");
 }
@@ -129,6 +144,15 @@ fn common_30_an_inherited_tcp_listener_ends_the_start() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ended = Setup::new(&KEYD).inherit(vec![listener.into()], "$$", "1").start_and_end();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+}
+
+#[test]
+fn common_30_decided_an_inherited_socket_that_does_not_listen_ends_the_start() {
+    let setup = Setup::new(&KEYD);
+    let (one, _other) = UnixStream::pair().unwrap();
+    let ended = setup.inherit(vec![one.into()], "$$", "1").start_and_end();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    assert!(ended.log.contains("does not listen"), "{}", ended.log);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! Key pairs that a token makes, by the most wanted algorithm that it can (spec keys-service, 9.4, 10.4). Does not know
+//! what is on the token already.
+
+use std::thread;
+use std::time::Duration;
+
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::Session;
+use key_api::ObjectName;
+
+use super::fault::{Fault, Remedy};
+use super::objects::{attributes, destroy};
+use super::token::Call;
+use crate::algorithm::Algorithm;
+use crate::store::{P256, P384};
+
+/// Makes a key pair by the first algorithm that the token can; whether there is one. What fails for a reason that may pass
+/// is tried again, lest there be a key of another kind than is there the next time.
+pub(super) fn generate_pair(
+    call: &Call<'_>,
+    name: &ObjectName,
+    algorithms: &[Algorithm],
+) -> Result<bool, Fault> {
+    let mut trouble = None;
+    for (position, algorithm) in algorithms.iter().enumerate() {
+        let fault = match patiently(|| generate(call.session, name, *algorithm)) {
+            Ok(halves) => {
+                if let Err(fault) = call.goes_on() {
+                    // Who has begun anew must not find two pairs of one name.
+                    halves.map(|half| destroy(call.session, half)).into_iter().collect::<Result<(), _>>()?;
+                    return Err(fault);
+                }
+                if position > 0 {
+                    tracing::warn!(
+                        "the token has made a key pair by {algorithm:?}, which was not the first choice"
+                    );
+                }
+                return Ok(true);
+            }
+            Err(fault) => fault,
+        };
+        tracing::info!("the token makes no key pair by {algorithm:?}: {fault}");
+        if may_pass(&fault) {
+            // If it is for the session, another one may do better.
+            call.session.get_session_info().map_err(Fault::said("tell about a session"))?;
+            trouble = Some(fault);
+        } else if fault.is_outage() {
+            return Err(fault);
+        }
+    }
+    trouble.map_or(Ok(false), Err)
+}
+
+/// Makes a key pair: its private and its public half.
+fn generate(session: &Session, name: &ObjectName, algorithm: Algorithm) -> Result<[ObjectHandle; 2], Fault> {
+    let (mechanism, mut public) = match algorithm {
+        Algorithm::EcP256 => (Mechanism::EccKeyPairGen, vec![Attribute::EcParams(P256.to_vec())]),
+        Algorithm::EcP384 => (Mechanism::EccKeyPairGen, vec![Attribute::EcParams(P384.to_vec())]),
+        Algorithm::Rsa(bits) => (
+            Mechanism::RsaPkcsKeyPairGen,
+            vec![
+                Attribute::ModulusBits(u64::from(bits).into()),
+                Attribute::PublicExponent(RSA_EXPONENT.to_vec()),
+            ],
+        ),
+    };
+    public.extend([
+        Attribute::Encrypt(true),
+        Attribute::Private(false),
+        Attribute::Token(true),
+        Attribute::Verify(true),
+    ]);
+    public.extend(attributes(name));
+    let mut private = vec![
+        Attribute::Decrypt(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Sign(true),
+        Attribute::Token(true),
+    ];
+    private.extend(attributes(name));
+    let made = session.generate_key_pair(&mechanism, &public, &private);
+    made.map(|(public, private)| [private, public]).map_err(Fault::said("generate a key pair"))
+}
+
+/// What `attempt` comes to, if need be after some more of them.
+fn patiently<T>(attempt: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+    for pause in PAUSES {
+        match attempt() {
+            Err(fault) if may_pass(&fault) => thread::sleep(pause),
+            result => return result,
+        }
+    }
+    attempt()
+}
+
+/// Whether it may just be a bad moment, as far as the answer tells.
+fn may_pass(fault: &Fault) -> bool {
+    fault.remedy() == Remedy::Ask
+}
+
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+/// 65537, as upstream writes it.
+const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
