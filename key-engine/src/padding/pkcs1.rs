@@ -1,5 +1,6 @@
 //! PKCS #1 v1.5 decryption (RFC 8017, 7.2.2) that cannot be used as an oracle: what is badly padded decrypts to
-//! made-up bytes of made-up length, always the same for one ciphertext (implicit rejection, as OpenSSL 3.2 does).
+//! made-up bytes of made-up length, always the same for one secret and one ciphertext as a number (implicit rejection,
+//! as OpenSSL 3.2 does). Whose secret it is, is the caller's matter.
 //!
 //! No branch and no memory access depends on the block before the length of the result is known.
 
@@ -22,7 +23,8 @@ pub fn unpad(
         return Err(TOO_SHORT);
     }
     let (good, begin) = find_message(block);
-    let seed = hash.digest(&[secret, ciphertext])?;
+    let zeros = vec![0; block.len().saturating_sub(ciphertext.len())];
+    let seed = hash.digest(&[secret, &zeros, ciphertext])?;
     let made_up_length = made_up_length(hash, &seed, block.len())?;
     let made_up = made_up_bytes(hash, &seed, block.len())?;
 
@@ -154,6 +156,10 @@ mod tests {
         let other = unpad(&Sha256, b"secret", b"other", &first).unwrap();
         assert_ne!(*other, made_up);
         assert!(made_up.len() <= 245);
+        for zeros in [1, 246] {
+            let padded = [vec![0; zeros].as_slice(), b"ciphertext"].concat();
+            assert_eq!(*unpad(&Sha256, b"secret", &padded, &first).unwrap(), made_up, "{zeros} more zeros");
+        }
     }
 
     /// Good and bad blocks need the same time: the shortest of many runs each, taken in turns, for that is what other
