@@ -20,6 +20,7 @@ use key_api::{
 use zeroize::Zeroizing;
 
 use crate::kept::Kept;
+use crate::padding::{Hash, unpad_pkcs1};
 use crate::proof::Proofs;
 pub use crate::public::{Curve, PublicKey};
 use crate::{Error, KeyName};
@@ -41,6 +42,8 @@ pub struct RemoteKey {
     handle: Kept<Zeroizing<String>>,
     public: PublicKey,
     proofs: Proofs,
+    /// See [`Self::secret`].
+    secret: Kept<Zeroizing<Vec<u8>>>,
 }
 
 /// The private operations of RSA that keyd offers.
@@ -115,7 +118,8 @@ impl RemoteKey {
         let deadline = keyd.deadline();
         let handle = keyd.handle(&name, deadline)?;
         let public = Parameters { keyd: &keyd, handle: &handle, name: &name, deadline }.public()?;
-        Ok(Self { keyd, name, handle: Kept::new(Some(handle)), public, proofs: Proofs::new(Instant::now()) })
+        let (handle, proofs) = (Kept::new(Some(handle)), Proofs::new(Instant::now()));
+        Ok(Self { keyd, name, handle, public, proofs, secret: Kept::new(None) })
     }
 
     /// The name it was loaded by.
@@ -153,6 +157,47 @@ impl RemoteKey {
         input: &[u8],
         public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        self.rsa_until(self.keyd.deadline(), operation, input, public)
+    }
+
+    /// The message in a PKCS #1 v1.5 ciphertext; what is badly padded decrypts to bytes that are made up, always the
+    /// same for this key and this ciphertext. `hash` and `public` as in [`unpad_pkcs1`] and [`Self::rsa`].
+    pub fn decrypt_pkcs1(
+        &self,
+        ciphertext: &[u8],
+        hash: &dyn Hash,
+        public: impl Fn(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let deadline = self.keyd.deadline();
+        let secret = self.secret(deadline, hash, &public)?;
+        let block = self.rsa_until(deadline, RsaOperation::Raw, ciphertext, &public)?;
+        unpad_pkcs1(hash, &secret, ciphertext, &block)
+    }
+
+    /// What only the private key can make, the same in every process: the digest of what it makes of a number that no
+    /// padding gives, because that begins with at most one zero.
+    fn secret(
+        &self,
+        deadline: Instant,
+        hash: &dyn Hash,
+        public: impl Fn(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        if let Some(secret) = self.secret.get() {
+            return Ok(secret);
+        }
+        let made = self.rsa_until(deadline, RsaOperation::Raw, SECRET_LABEL, public)?;
+        let secret = hash.digest(&[&made])?;
+        self.secret.put(secret.clone());
+        Ok(secret)
+    }
+
+    fn rsa_until(
+        &self,
+        deadline: Instant,
+        operation: RsaOperation,
+        input: &[u8],
+        public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let PublicKey::Rsa { modulus, .. } = &self.public else {
             return Err(Error::Refused("an EC key does no RSA operations"));
         };
@@ -161,7 +206,6 @@ impl RemoteKey {
             RsaOperation::Pkcs1Sign => (EncryptMechanism::RsaPkcs1, input),
             RsaOperation::Raw => (EncryptMechanism::RsaNoPadding, block.as_slice()),
         };
-        let deadline = self.keyd.deadline();
         let reply = self.call("use", deadline, |key_handle| Encrypt {
             key_handle,
             mechanism: mechanism.clone(),
@@ -336,6 +380,7 @@ const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 128..=2048;
 const PKCS1_OVERHEAD: usize = 3 + PKCS1_PADDING;
 /// The least padding of PKCS #1 v1.5.
 const PKCS1_PADDING: usize = 8;
+const SECRET_LABEL: &[u8] = b"aziot: what a badly padded ciphertext decrypts to is made up of this. ";
 /// How often a call is repeated that keyd dropped.
 const REPETITIONS: u32 = 3;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

@@ -274,3 +274,18 @@ fn engine_39_no_room_that_is_short_tells_good_padding_from_bad() {
         assert!(why.contains("not enough room"), "{why}");
     }
 }
+
+#[test]
+fn engine_39_what_is_made_up_is_a_matter_of_key_and_number() {
+    let (keyd, engine) = keyd();
+    let handle = keyd.client().create_pair("r", "rsa-2048");
+    let key = engine.private_key(&handle).unwrap();
+    let number: Vec<u8> = (0..=255).collect();
+    let made_up = decrypted(&key, &number, 256).unwrap();
+    assert_eq!(decrypted(&key, &number[1..], 256).unwrap(), made_up, "without its zeros");
+    let elsewhere = KeyEngine::new(keyd.setup().socket_path(), LIMIT * 2).unwrap();
+    let again = elsewhere.private_key(&handle).unwrap();
+    assert_eq!(decrypted(&again, &number, 256).unwrap(), made_up, "as with another program");
+    let other = engine.private_key(&keyd.client().create_pair("other", "rsa-2048")).unwrap();
+    assert_ne!(decrypted(&other, &number, 256).unwrap(), made_up);
+}

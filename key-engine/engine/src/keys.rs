@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use key_engine::padding::{Hash, unpad_oaep, unpad_pkcs1};
+use key_engine::padding::{Hash, unpad_oaep};
 use key_engine::remote::{Keyd, RemoteKey, RsaOperation};
 use key_engine::{Error, KeyName, KeyUri, Overrides, Settings};
 use zeroize::Zeroizing;
@@ -74,27 +74,14 @@ pub(crate) fn private_decrypt(
     key: &RemoteKey,
     ciphertext: &[u8],
     padding: i32,
-    public: impl FnOnce(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
+    public: impl Fn(&[u8]) -> Option<Zeroizing<Vec<u8>>>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    if !matches!(padding, PKCS1 | NONE | OAEP) {
-        return Err(Error::Refused("keyd's RSA keys decrypt with PKCS #1 v1.5, OAEP or no padding"));
-    }
-    let block = key.rsa(RsaOperation::Raw, ciphertext, public)?;
     match padding {
-        PKCS1 => unpad_pkcs1(&Sha256, secret()?, ciphertext, &block),
-        OAEP => unpad_oaep(&Sha1, &Sha1, b"", &block),
-        _ => Ok(block),
+        PKCS1 => key.decrypt_pkcs1(ciphertext, &Sha256, public),
+        OAEP => unpad_oaep(&Sha1, &Sha1, b"", &*key.rsa(RsaOperation::Raw, ciphertext, public)?),
+        NONE => key.rsa(RsaOperation::Raw, ciphertext, public),
+        _ => Err(Error::Refused("keyd's RSA keys decrypt with PKCS #1 v1.5, OAEP or no padding")),
     }
-}
-
-/// Random bytes that stay the same as long as the process runs.
-fn secret() -> Result<&'static [u8; 32], Error> {
-    static SECRET: OnceLock<Option<[u8; 32]>> = OnceLock::new();
-    let random = || {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).is_ok().then_some(bytes)
-    };
-    SECRET.get_or_init(random).as_ref().ok_or(Error::Refused("no random bytes from the system"))
 }
 
 struct State {

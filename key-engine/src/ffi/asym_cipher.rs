@@ -14,7 +14,7 @@ use super::provider::{END_OF_TABLE, NO_ALGORITHM, PROPERTIES, Provider, algorith
 use super::sys::{Algorithm, Dispatch, OCTET_STRING, Param, UNSIGNED_INTEGER, UTF8_STRING};
 use super::{give, input};
 use crate::Error;
-use crate::padding::{Versions, unpad_oaep, unpad_pkcs1, unpad_premaster};
+use crate::padding::{Versions, unpad_oaep, unpad_premaster};
 use crate::remote::{RemoteKey, RsaOperation};
 
 pub(super) static ALGORITHMS: [Algorithm; 2] =
@@ -108,12 +108,12 @@ impl Ciphering {
                 "this padding is not supported for decryption; use pkcs1, oaep or none",
             ));
         }
-        let block = remote.rsa(RsaOperation::Raw, ciphertext, |block| key.rsa_public(block))?;
+        let public = |block: &[u8]| key.rsa_public(block);
+        if mode == PKCS1 {
+            return remote.decrypt_pkcs1(ciphertext, &Md::fetch(&self.provider.lib, c"SHA256")?, public);
+        }
+        let block = remote.rsa(RsaOperation::Raw, ciphertext, public)?;
         match mode {
-            PKCS1 => {
-                let sha256 = Md::fetch(&self.provider.lib, c"SHA256")?;
-                unpad_pkcs1(&sha256, &self.provider.secret, ciphertext, &block)
-            }
             OAEP => {
                 let md = self.digest(ctx.get_text(c"digest")?, "SHA1")?;
                 let mgf1 = self.digest(ctx.get_text(c"mgf1-digest")?, md.name())?;

@@ -36,8 +36,6 @@ pub(super) struct Provider {
     /// Or why the settings cannot be used: that is told when a key is wanted, for then somebody listens.
     keyd: Result<Arc<Keyd>, String>,
     debug: Option<std::path::PathBuf>,
-    /// Makes up what badly padded ciphertexts decrypt to.
-    pub(super) secret: [u8; 32],
     /// Whether it was registered by this library in this process.
     pub(super) is_builtin: bool,
 }
@@ -111,15 +109,11 @@ impl Provider {
         let keyd = settings.map(|Settings { socket, limit, debug: _ }| Arc::new(Keyd::new(socket, limit)));
         let keyd = keyd.map_err(|error| chain(&error));
         let start = || {
-            let mut secret = [0; 32];
-            getrandom::fill(&mut secret).map_err(|_| Error::Refused("no random bytes from the system"))?;
             let lib = LibCtx::new()?;
-            Ok((OsslProvider::load(&lib, c"default")?, lib, secret))
+            Ok((OsslProvider::load(&lib, c"default")?, lib))
         };
         match start() {
-            Ok((default, lib, secret)) => {
-                Some(Arc::new(Self { core, default, lib, keyd, debug, secret, is_builtin }))
-            }
+            Ok((default, lib)) => Some(Arc::new(Self { core, default, lib, keyd, debug, is_builtin })),
             Err(error) => {
                 raise(&core, &error);
                 None
