@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use key_api::AuthValue;
-use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
+use tpm_device::command::{CREATE, Command, Garbled, LOAD, RSA_DECRYPT, Response, SIGN, sized};
 use tpm_device::primary::{Hierarchy, STORAGE_ROOT};
 use tpm_device::{Connection, Failure, NONE, code};
 use zeroize::Zeroizing;
@@ -22,6 +22,9 @@ pub(super) struct Tpm {
     owner: AuthValue,
     /// Keys that stay in the TPM, with their handles; the one used last at the end.
     kept: Vec<(Arc<Blob>, u32)>,
+    /// Parents and keys that ask for a password. Each attempt without brings the lockout of the whole TPM nearer.
+    locked_parents: Vec<u32>,
+    locked_keys: Vec<Arc<Blob>>,
 }
 
 /// A new key, as its parent wraps it.
@@ -43,7 +46,11 @@ impl Tpm {
             Hierarchy::Owner => owner.as_bytes(),
             Hierarchy::Endorsement => &[], // nothing is done in its name
         })?;
-        Ok(Self { connection, owner, kept: Vec::new() })
+        Ok(Self::new(connection, owner))
+    }
+
+    fn new(connection: Connection, owner: AuthValue) -> Self {
+        Self { connection, owner, kept: Vec::new(), locked_parents: Vec::new(), locked_keys: Vec::new() }
     }
 
     /// A new key below the storage root key, by a `template`; a key that is given has its bytes in `secret`.
@@ -58,11 +65,10 @@ impl Tpm {
             .sized(template)
             .sized(&[]) // nothing to be certified along
             .u32(0); // no PCRs
-        let made = self.connection.run(&create, |response| {
+        self.below(STORAGE_ROOT.handle, &create, |response| {
             let private = response.sized()?.to_vec();
             Ok(Made { private, public: response.sized()?.to_vec() })
-        })?;
-        Ok(made)
+        })
     }
 
     /// ECDSA over `digest`, which has the length of the hash: r and s.
@@ -99,8 +105,26 @@ impl Tpm {
         self.with(key, |connection, key| connection.hmac(key, message))
     }
 
-    /// Works with `key` in the TPM. A key that stayed may have been removed by others; then it is loaded again.
+    /// Works with `key` in the TPM, unless it is known to ask for a password.
     fn with<T>(
+        &mut self,
+        key: &Arc<Blob>,
+        work: impl Fn(&mut Connection, u32) -> Result<T, Failure>,
+    ) -> Result<T, TpmFault> {
+        if self.locked_keys.contains(key) {
+            return Err(LOCKED_KEY);
+        }
+        match self.with_loaded(key, work) {
+            Err(fault) if fault.is_lock() => {
+                self.locked_keys.push(Arc::clone(key));
+                Err(LOCKED_KEY)
+            }
+            done => done,
+        }
+    }
+
+    /// Works with `key` in the TPM. A key that stayed may have been removed by others; then it is loaded again.
+    fn with_loaded<T>(
         &mut self,
         key: &Arc<Blob>,
         work: impl Fn(&mut Connection, u32) -> Result<T, Failure>,
@@ -149,15 +173,33 @@ impl Tpm {
 
     fn load_below(&mut self, parent: u32, key: &Blob) -> Result<u32, TpmFault> {
         let load = Command::new(LOAD).handle(parent).password(&[]).sized(&key.private).sized(&key.public);
-        let loaded = self.connection.run(&load, |response| response.handle());
-        let handle = loaded.map_err(|failure| match failure.refusal() {
-            Some(code::AUTH_FAIL | code::BAD_AUTH) => TpmFault::Locked(failure),
-            _ if failure.blames_input() => TpmFault::NotOurs(failure),
-            _ => failure.into(),
+        let loaded = self.below(parent, &load, |response| response.handle());
+        let handle = loaded.map_err(|fault| match fault {
+            TpmFault::Failed(failure) if failure.blames_input() => TpmFault::NotOurs(failure),
+            fault => fault,
         })?;
         // Whatever had this handle is no longer there.
         self.kept.retain(|(_, kept)| *kept != handle);
         Ok(handle)
+    }
+
+    /// Runs a `command` that `parent` authorizes, unless that is known to ask for a password.
+    fn below<T>(
+        &mut self,
+        parent: u32,
+        command: &Command,
+        read: impl FnOnce(&mut Response) -> Result<T, Garbled>,
+    ) -> Result<T, TpmFault> {
+        if self.locked_parents.contains(&parent) {
+            return Err(LOCKED_PARENT);
+        }
+        match self.connection.run(command, read).map_err(TpmFault::from) {
+            Err(fault) if fault.is_lock() => {
+                self.locked_parents.push(parent);
+                Err(LOCKED_PARENT)
+            }
+            done => done,
+        }
     }
 }
 
@@ -168,6 +210,8 @@ fn is_gone(failure: &Failure) -> bool {
 
 /// The kernel's resource manager has room for three objects; one is needed for the sequence of an HMAC.
 const MAX_KEPT: usize = 2;
+const LOCKED_KEY: TpmFault = TpmFault::Locked("the key");
+const LOCKED_PARENT: TpmFault = TpmFault::Locked("the parent of the key");
 const SHA384: u16 = 0x000C;
 const NO_SCHEME: u16 = 0x0010;
 const ECDSA: u16 = 0x0018;
@@ -176,6 +220,8 @@ const HASH_CHECK: u16 = 0x8024;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use tpm_device::{ResponseCode, Transport};
 
     use super::*;
@@ -205,8 +251,48 @@ mod tests {
         let (old, other, new) = (blob(1), blob(2), blob(3));
         let connection = Connection::new(Box::new(Forgetful(0)), false);
         let kept = vec![(Arc::clone(&old), 0x8000_0001), (Arc::clone(&other), 0x8000_0002)];
-        let mut tpm = Tpm { connection, owner: AuthValue::default(), kept };
+        let mut tpm = Tpm { kept, ..Tpm::new(connection, AuthValue::default()) };
         assert_eq!(*tpm.hmac(&new, b"m").unwrap(), [7; 32]);
         assert!(matches!(&tpm.kept[..], [(key, 0x8000_0002)] if Arc::ptr_eq(key, &other)));
+    }
+    /// A TPM in which something asks for a password by this command. Counts how often it was asked.
+    struct Locked {
+        by: u8,
+        asked: Arc<AtomicU32>,
+        loaded: Forgetful,
+    }
+
+    impl Transport for Locked {
+        fn send(&mut self, command: &[u8]) -> Result<(), ResponseCode> {
+            self.loaded.send(command)
+        }
+
+        fn receive(&mut self) -> Result<Zeroizing<Vec<u8>>, ResponseCode> {
+            if self.loaded.0 != self.by {
+                return self.loaded.receive();
+            }
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Ok(Zeroizing::new(vec![0x80, 1, 0, 0, 0, 10, 0, 0, 9, 0x8E]))
+        }
+    }
+
+    /// A few attempts more would lock the TPM, for everybody.
+    #[test]
+    fn what_asks_for_a_password_is_asked_once() {
+        for (by, who) in [(0x57, "the parent of the key"), (0x55, "the key"), (0x53, "the parent of the key")]
+        {
+            let asked = Arc::<AtomicU32>::default();
+            let transport = Locked { by, asked: Arc::clone(&asked), loaded: Forgetful(0) };
+            let mut tpm = Tpm::new(Connection::new(Box::new(transport), false), AuthValue::default());
+            let key = || Arc::new(Blob { parent: STORAGE_ROOT.handle, public: vec![1], private: vec![1] });
+            for _ in 0..3 {
+                let fault = match by {
+                    0x53 => tpm.create(&[], &[]).err(),
+                    _ => tpm.hmac(&key(), b"m").err(),
+                };
+                assert!(matches!(fault, Some(TpmFault::Locked(found)) if found == who), "{fault:?}");
+            }
+            assert_eq!(asked.load(Ordering::Relaxed), 1, "{by:#x}");
+        }
     }
 }

@@ -30,9 +30,12 @@ pub enum TpmFault {
          configuration and restart keyd"
     )]
     Unauthorized(#[source] Failure),
-    /// The parent of a key wants to be authorized.
-    #[error("the parent of the key in the TPM asks for a password, which is not supported here")]
-    Locked(#[source] Failure),
+    /// A key, or its parent, wants to be authorized.
+    #[error(
+        "{0} in the TPM asks for a password, which is not supported here; lest the TPM be locked, it is left alone until keyd \
+         is restarted"
+    )]
+    Locked(&'static str),
     /// The TPM cannot load a key.
     #[error("the TPM cannot load the key: it was made by another TPM, or the TPM has been cleared since")]
     NotOurs(#[source] Failure),
@@ -73,9 +76,13 @@ impl TpmFault {
 
     /// Whether the TPM cannot do what was asked with what it was given.
     pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.blames_input())
+    }
+
+    /// Whether an authorization value is wanted that nobody has.
+    pub(super) fn is_lock(&self) -> bool {
         let Self::Failed(failure) = self else { return false };
-        let is_password = matches!(failure.refusal(), Some(code::AUTH_FAIL | code::BAD_AUTH));
-        failure.blames_input() && !is_password
+        matches!(failure.refusal(), Some(code::AUTH_FAIL | code::BAD_AUTH))
     }
 
     /// Whether the TPM, or the way to it, is at fault and not the key.

@@ -52,8 +52,11 @@ impl Blob {
         }
         let has_empty_auth = fields.next(EMPTY_AUTH).is_some_and(|flag| flag.0 != [1, 1, 0]);
         let parent = fields.next(INTEGER).ok_or("it has a policy, which is not supported here")?.0;
-        let public = fields.next(OCTETS).and_then(Der::only_sized).ok_or(NOT_TSS2)?;
-        let private = fields.next(OCTETS).and_then(Der::only_sized).ok_or(NOT_TSS2)?;
+        let mut part = |longest| {
+            let part = fields.next(OCTETS).and_then(Der::only_sized).ok_or(NOT_TSS2)?;
+            if part.len() > longest { Err("it is longer than any key of a TPM") } else { Ok(part) }
+        };
+        let (public, private) = (part(PUBLIC)?, part(PRIVATE)?);
         if !has_empty_auth {
             return Err("it asks for a password, which is not supported here");
         }
@@ -137,6 +140,9 @@ const CUT: Unreadable = Unreadable::Garbled("it ends before the foot line of its
 const NOT_TSS2: &str = "it does not have the form of a TSS2 key";
 /// Letters of a line of PEM (RFC 7468, 2).
 const LINE: usize = 64;
+/// The longest structures that TPMs take, in bytes; those who carry longer ones break the connection.
+const PUBLIC: usize = 612;
+const PRIVATE: usize = 1550;
 /// TPM_RH_OWNER.
 pub(super) const OWNER: u32 = 0x4000_0001;
 const SEQUENCE: u8 = 0x30;
@@ -191,6 +197,9 @@ mod tests {
         refused(&[0xA0, 3, 1, 1, 0xFF], &[0xA0, 3, 1, 1, 0], "password");
         refused(&[0xA0, 3, 1, 1, 0xFF], &[0xA1, 3, 1, 1, 0xFF], "policy");
         refused(&[0, 0x81, 0, 0, 1], &[0, 0x40, 0, 0, 1], "persistent");
+        let long = Blob { private: vec![2; PRIVATE + 1], ..blob() };
+        let read = Blob::from_pem(long.to_pem().as_bytes());
+        assert!(matches!(read, Err(Unreadable::Unsupported(why)) if why.contains("longer")));
         let transient = Blob { parent: 0x4000_000B, ..blob() };
         let read = Blob::from_pem(transient.to_pem().as_bytes());
         assert!(matches!(read, Err(Unreadable::Unsupported(why)) if why.contains("persistent")));
