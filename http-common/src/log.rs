@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::mem;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -208,14 +209,24 @@ impl Visit for Text {
     }
 }
 
-/// Keeps repeated lines down: of one kind, the first is printed, then one a minute with the count of those left out.
+/// Keeps repeated lines down: of one kind, the first is printed, then one a minute with the count of those left out. Of
+/// kinds that differ in their cause alone, which a client may choose, [`CAUSES`] are told apart.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
-    kinds: Mutex<HashMap<Kind, (Instant, u64)>>,
+    places: Mutex<HashMap<(&'static str, u16, u32), Place>>,
 }
 
 /// What makes two lines the same: where, which status, whose request, and, where it matters, a digest of the cause.
 pub(crate) type Kind = (&'static str, u16, u32, u64);
+
+/// What was printed about one place, status and user.
+#[derive(Debug, Default)]
+struct Place {
+    /// By cause: when it was printed, and how many lines were left out since.
+    printed: Vec<(u64, Instant, u64)>,
+    /// Lines left out with causes that are not among those.
+    others: u64,
+}
 
 impl Repeats {
     /// A line at error level.
@@ -240,35 +251,56 @@ impl Repeats {
     }
 
     /// Whether a line of this kind is due, and the remark about those left out.
-    fn due(&self, kind: Kind, now: Instant) -> Option<String> {
-        let mut kinds = self.kinds.lock().expect("no panic while held");
-        if kinds.len() > REMEMBERED {
-            kinds.retain(|_, (printed, _)| now.duration_since(*printed) < QUIET);
-            if kinds.len() > REMEMBERED {
-                kinds.clear();
+    fn due(&self, (what, status, uid, cause): Kind, now: Instant) -> Option<String> {
+        let mut places = self.places.lock().expect("no panic while held");
+        if places.len() > REMEMBERED {
+            places.retain(|_, place| place.printed.iter().any(|(_, printed, _)| is_quiet(*printed, now)));
+            if places.len() > REMEMBERED {
+                places.clear();
             }
         }
-        match kinds.get_mut(&kind) {
-            Some((printed, left_out)) if now.duration_since(*printed) < QUIET => {
-                *left_out += 1;
-                None
-            }
-            found => {
-                let left_out = found.map_or(0, |(_, left_out)| *left_out);
-                kinds.insert(kind, (now, 0));
-                let mut remark = String::new();
-                if left_out > 0 {
-                    let _ = write!(remark, " (and {left_out} more like this since the last line)");
-                }
-                Some(remark)
-            }
+        let left_out = places.entry((what, status, uid)).or_default().due(cause, now)?;
+        let mut remark = String::new();
+        if left_out > 0 {
+            let _ = write!(remark, " (and {left_out} more like this since the last line)");
         }
+        Some(remark)
     }
+}
+
+impl Place {
+    /// Whether a line with this cause is due, and how many were left out before it.
+    fn due(&mut self, cause: u64, now: Instant) -> Option<u64> {
+        if let Some((_, printed, left_out)) = self.printed.iter_mut().find(|(known, ..)| *known == cause) {
+            if is_quiet(*printed, now) {
+                *left_out += 1;
+                return None;
+            }
+            *printed = now;
+            return Some(mem::take(left_out));
+        }
+        if self.printed.len() == CAUSES {
+            let Some(over) = self.printed.iter().position(|(_, printed, _)| !is_quiet(*printed, now)) else {
+                self.others += 1;
+                return None;
+            };
+            self.others += self.printed.swap_remove(over).2;
+        }
+        self.printed.push((cause, now, 0));
+        Some(mem::take(&mut self.others))
+    }
+}
+
+/// Whether what was printed at `printed` is not printed again at `now`.
+fn is_quiet(printed: Instant, now: Instant) -> bool {
+    now.duration_since(printed) < QUIET
 }
 
 /// How long a repeated line stays unprinted.
 const QUIET: Duration = Duration::from_secs(60);
-/// Above so many kinds, old ones are forgotten.
+/// So many causes a minute are told apart at one place.
+const CAUSES: usize = 10;
+/// Above so many places, old ones are forgotten.
 const REMEMBERED: usize = 256;
 
 #[cfg(test)]
@@ -311,5 +343,18 @@ mod tests {
         assert_eq!((due(1), due(2)), (None, None));
         assert_eq!(due(61), Some(" (and 2 more like this since the last line)".to_owned()));
         assert!(repeats.due(("/sign", 500, 7, 1), start).is_some(), "another cause is another line");
+    }
+
+    #[test]
+    fn causes_without_end_are_counted() {
+        let repeats = Repeats::default();
+        let start = Instant::now();
+        let due =
+            |uid, cause, after| repeats.due(("/sign", 500, uid, cause), start + Duration::from_secs(after));
+        let printed = (0..300).filter(|cause| due(7, *cause, 0).is_some()).count();
+        assert_eq!(printed, CAUSES);
+        assert!(due(8, 300, 0).is_some(), "others are not silenced");
+        assert_eq!(due(7, 301, 61), Some(" (and 290 more like this since the last line)".to_owned()));
+        assert_eq!(due(7, 302, 61), Some(String::new()));
     }
 }
