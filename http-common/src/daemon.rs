@@ -344,7 +344,8 @@ AZIOT_LOG (or log_level in the configuration) sets the log level: off, error, wa
 const OPTIONS: [(&str, &str); 3] = [
     (
         "--check-config",
-        "read the configuration, say what is wrong with it, and end (status 1 if it would not start)",
+        "read the configuration, say what is wrong with it, and end (status 1 if it is refused); whether the files,
+                  tokens and TPMs that it names can be used, only a start shows",
     ),
     ("--version", "print the version"),
     ("--help", "print this text"),

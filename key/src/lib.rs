@@ -53,6 +53,9 @@ pub(crate) fn warn(config: &Config) {
     if pkcs11_base_slot.is_some() && pkcs11_lib_path.is_none() {
         tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
     }
+    if let Some(path) = pkcs11_lib_path.as_deref().filter(|path| path.is_absolute() && !path.exists()) {
+        tracing::warn!("aziot_keys.pkcs11_lib_path: there is no {}", path.display());
+    }
 }
 
 impl Keyd {

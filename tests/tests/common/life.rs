@@ -75,6 +75,14 @@ fn common_67_a_level_gone_wrong_is_told_and_silences_nothing() {
 }
 
 #[test]
+fn a_check_tells_of_a_library_that_is_not_there() {
+    let check = ["sh", "-c", r#"exec "$0" --check-config"#];
+    let library = "[aziot_keys]\npkcs11_lib_path = '/nonexistent.so'\n";
+    let checked = Setup::new(&KEYD).drop_in("50-token.toml", library).wrapper(check).start_and_end();
+    assert!(checked.log.contains("there is no /nonexistent.so"), "{}", checked.log);
+}
+
+#[test]
 fn common_67_notes_that_nobody_can_read_are_no_fault() {
     let unheard = ["sh", "-c", r#"exec "$0" --unknown 2>/dev/full"#];
     let keyd = Setup::new(&KEYD).config("log_level = 'warning'").wrapper(unheard).start();
