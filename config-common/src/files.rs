@@ -2,7 +2,7 @@
 //!
 //! The rules are those of the specification of the common layer, 2.2. Does not look into the text.
 
-use std::fs::{self, DirEntry, FileType};
+use std::fs::{self, DirEntry, FileType, Metadata};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ fn list(directory: &Path, warnings: &mut Vec<Warning>) -> Result<Vec<PathBuf>, E
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.and_then(Iterator::collect::<io::Result<Vec<DirEntry>>>).map_err(unreadable)?,
     };
+    // Who can put files there has the configuration, whoever may write those that are there.
+    note_writable(directory, &fs::metadata(directory).map_err(unreadable)?, warnings);
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.path();
@@ -69,13 +71,17 @@ fn text(path: &Path, warnings: &mut Vec<Warning>) -> Result<Option<String>, Erro
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file.map_err(unreadable)?,
     };
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
-    if mode & WRITABLE_BY_OTHERS != 0 {
-        warnings.push(Warning::Writable { file: path.to_owned(), mode });
-    }
+    note_writable(path, &file.metadata().map_err(unreadable)?, warnings);
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(unreadable)?;
     String::from_utf8(bytes).map(Some).map_err(|_| Error::NotUtf8 { file: path.to_owned() })
+}
+
+fn note_writable(path: &Path, meta: &Metadata, warnings: &mut Vec<Warning>) {
+    let mode = meta.permissions().mode() & 0o7777;
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        warnings.push(Warning::Writable { path: path.to_owned(), mode });
+    }
 }
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -150,16 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn files_that_others_can_write_are_reported() {
+    fn what_others_can_write_is_reported() {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("a.toml");
         fs::write(&file, "").unwrap();
-        for (mode, reported) in [(0o600, false), (0o644, false), (0o664, true), (0o602, true)] {
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let check = |path: &Path, mode, reported| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
             let mut warnings = Vec::new();
             load(Path::new("/nowhere"), dir.path(), &mut warnings).unwrap();
-            let expected = Warning::Writable { file: file.clone(), mode };
+            let expected = Warning::Writable { path: path.to_owned(), mode };
             assert_eq!(warnings, if reported { vec![expected] } else { vec![] }, "{mode:o}");
+        };
+        for (mode, reported) in [(0o664, true), (0o602, true), (0o600, false), (0o644, false)] {
+            check(&file, mode, reported);
+        }
+        for (mode, reported) in [(0o775, true), (0o1777, true), (0o700, false), (0o755, false)] {
+            check(dir.path(), mode, reported);
         }
     }
 }

@@ -124,10 +124,10 @@ pub enum Warning {
         /// Why it is not read.
         why: Skip,
     },
-    /// A file that others than its owner can write.
+    /// A file, or the directory of files, that others than its owner can write.
     Writable {
-        /// The file.
-        file: PathBuf,
+        /// The file or directory.
+        path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
@@ -140,11 +140,11 @@ impl fmt::Display for Warning {
                 write!(f, "{origin}: {key} is not a known setting and is ignored")
             }
             Self::Skipped { path, why } => write!(f, "{} is ignored because {why}", path.display()),
-            Self::Writable { file, mode } => {
+            Self::Writable { path, mode } => {
                 write!(
                     f,
                     "{} can be written by others than its owner, its mode is {mode:04o}",
-                    file.display()
+                    path.display()
                 )
             }
         }
