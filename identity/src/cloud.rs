@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cert_renewal::Undisturbed;
+use config_common::read_regular;
 use http_common::chain;
 use http_common::https::{
     ClientIdentity, Cloud, CloudOptions, Https, HttpsOptions, Outages, ProxyRules, Trust,
@@ -111,7 +112,7 @@ fn authorities(file: &Path) -> Vec<X509> {
         tracing::warn!("trusted_certs: {} cannot be used: {why}", file.display());
         Vec::new()
     };
-    let read = match std::fs::read(file) {
+    let read = match read_regular(file) {
         Ok(pem) => X509::stack_from_pem(&pem),
         Err(error) => return warn(chain(&error)),
     };

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 use suite_tests::harness::{IDENTITYD, KEYD, Setup};
 
-use crate::cloud::{Cloud, DEVICE, Site, keyd, manual, principal};
+use crate::cloud::{Cloud, DEVICE, Site, keyd, manual, pipe, principal};
 
 /// A device below a gateway that is known by its address, and whose authority only identityd's configuration knows.
 fn site(trusted: &str) -> Site {
@@ -15,6 +15,7 @@ fn site(trusted: &str) -> Site {
     let port = cloud.gateway().rsplit(':').next().unwrap().to_owned();
     let provisioning =
         format!("local_gateway_hostname = '127.0.0.1:{port}'\n{}", principal(1001, "m", "'module'"));
+    pipe(&cloud.ca().with_extension("pem.pipe"));
     let trusted = trusted.replace("CA", cloud.ca().to_str().unwrap());
     let config = format!("trusted_certs = [{trusted}]\n{}", manual(&cloud, &provisioning));
     let keyd = keyd(&key);
@@ -24,13 +25,15 @@ fn site(trusted: &str) -> Site {
 
 #[test]
 fn the_parents_authority_comes_from_the_configuration() {
-    let site = site("'/nonexistent/ca.pem', 'CA'");
+    let site = site("'/nonexistent/ca.pem', 'CA.pipe', 'CA'");
     site.wait_until_settled();
     let identity = site.as_uid(1001).get("/identities/identity").expect(200).json();
     let gateway = identity["spec"]["gatewayHost"].as_str().unwrap();
     assert!(gateway.starts_with("127.0.0.1:"), "{gateway}");
     assert_eq!(identity["spec"]["hubName"], site.cloud.hub(0));
-    site.identityd.wait_for_log(crate::cloud::WAIT, |line| line.contains("/nonexistent/ca.pem"));
+    for unusable in ["/nonexistent/ca.pem", "/ca.pem.pipe"] {
+        site.identityd.wait_for_log(crate::cloud::WAIT, |line| line.contains(unusable));
+    }
     let recorded = fs::read_to_string(site.identityd.home().join("prev_state")).unwrap();
     assert!(!recorded.contains("trusted_certs"), "upstream would not know it");
 }

@@ -4,13 +4,12 @@
 //! A line is `token salt digest` in base64: SHA-256 of the token's identity, and PBKDF2-HMAC-SHA256 of the PIN by the salt.
 //! Lines that cannot be read are passed over.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use config_common::{Error, durable};
+use config_common::{Error, durable, read_regular};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::pkcs5::pbkdf2_hmac;
@@ -66,8 +65,8 @@ impl Refused {
     }
 
     fn lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.path).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        let bytes = read_regular(&self.path).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
     }
 
     fn write(&self, lines: &[String]) {
@@ -110,6 +109,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -137,5 +139,10 @@ mod tests {
         (0..2 * MAX_LINES).for_each(|pin| refused.note("one", pin.to_string().as_bytes()));
         assert!(refused.has("one", b"31") && !refused.has("one", b"1"));
         assert_eq!(refused.lines().len(), MAX_LINES);
+        fs::remove_file(refused.path()).unwrap();
+        assert!(Command::new("mkfifo").arg(refused.path()).status().unwrap().success());
+        assert!(!refused.has("one", b"31"), "a pipe is not waited for");
+        refused.note("one", b"32");
+        assert!(refused.has("one", b"32"));
     }
 }
