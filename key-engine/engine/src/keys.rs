@@ -78,7 +78,7 @@ pub(crate) fn private_decrypt(
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     match padding {
         PKCS1 => key.decrypt_pkcs1(ciphertext, &Sha256, public),
-        OAEP => unpad_oaep(&Sha1, &Sha1, b"", &*key.rsa(RsaOperation::Raw, ciphertext, public)?),
+        OAEP => unpad_oaep(&Sha1, &Sha1, b"", &key.rsa(RsaOperation::Raw, ciphertext, public)?),
         NONE => key.rsa(RsaOperation::Raw, ciphertext, public),
         _ => Err(Error::Refused("keyd's RSA keys decrypt with PKCS #1 v1.5, OAEP or no padding")),
     }

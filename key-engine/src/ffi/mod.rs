@@ -14,6 +14,7 @@ mod generation;
 mod inprocess;
 mod keydata;
 mod keymgmt;
+mod note;
 mod object;
 mod params;
 mod provider;

@@ -1,11 +1,8 @@
 //! The provider itself: how libcrypto starts it, what it offers, how its functions fail.
 
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +11,7 @@ use http_common::chain;
 use super::capabilities::get_capabilities;
 use super::core::Core;
 use super::evp::{LibCtx, OsslProvider};
+use super::note::note;
 use super::params::{self, END, entry};
 use super::sys::{
     Algorithm, CoreHandle, Dispatch, Item, OP_ASYM_CIPHER, OP_DECODER, OP_ENCODER, OP_KEYMGMT, OP_SIGNATURE,
@@ -141,17 +139,9 @@ impl Provider {
 
     /// Writes a line where the setting `debug` says.
     pub(super) fn note(&self, text: &str) {
-        let Some(target) = &self.debug else { return };
-        let line = format!("aziot[{}]: {text}\n", std::process::id());
-        // A log that cannot be written is no reason to fail.
-        let _ = match target == Path::new("stderr") {
-            true => std::io::stderr().write_all(line.as_bytes()),
-            false => OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(target)
-                .and_then(|mut file| file.write_all(line.as_bytes())),
-        };
+        if let Some(target) = &self.debug {
+            note(target, text);
+        }
     }
 }
 

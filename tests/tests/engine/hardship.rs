@@ -128,18 +128,6 @@ fn a_configuration_that_cannot_be_is_explained() {
 }
 
 #[test]
-fn failures_are_noted_where_the_configuration_says() {
-    let world = World::new();
-    let log = world.path("debug.log");
-    let configuration = world.configuration("debug", &format!("{log}\nsocket = {}", world.socket_uri()));
-    world.write("openssl.cnf", configuration);
-    world.openssl("pkey -in {} -pubout -noout", "aziot:id=ec-p256");
-    world.openssl_fails("pkey -in {} -pubout -noout", "aziot:id=absent");
-    let log = fs::read_to_string(log).unwrap();
-    assert!(log.contains("loaded the key \"ec-p256\"") && log.contains("there is no key"), "{log}");
-}
-
-#[test]
 fn a_key_reference_asks_keyd_once_for_the_key() {
     let world = World::new();
     for kind in KINDS {

@@ -12,6 +12,7 @@ mod engine;
 mod hardship;
 mod making;
 mod memory;
+mod notes;
 mod programs;
 mod provider;
 mod refusals;

@@ -113,7 +113,7 @@ const WRITERS: &[&str] = &[
     "config-common/src/durable.rs",
     "cert/src/store.rs", // an administrator's file in a directory that lets nothing be renamed
     "key-engine/src/bin/aziot-key-ref.rs", // its output, which may be a pipe
-    "key-engine/src/ffi/provider.rs", // a log for those who look for a fault
+    "key-engine/src/ffi/note.rs", // a log for those who look for a fault
 ];
 
 /// The files that own the form of something that outlives the process.
