@@ -141,23 +141,16 @@ impl<S: Handlers> Server<S> {
         let mut http = http;
         let ended = tokio::select! {
             ended = &mut http => Some(ended),
-            () = connection.closing() => match connection.phase().0 {
-                // A request came in at this very moment.
-                Phase::Busy => {
+            () = leaving(&mut stop, &connection) => match connection.phase().0 {
+                Phase::Head => None,
+                // Also an answer may still be on its way, or a request have come in at this very moment.
+                Phase::Busy | Phase::Idle => {
                     Pin::new(&mut http).graceful_shutdown();
                     tokio::select! {
                         ended = &mut http => Some(ended),
                         () = answered(&connection) => None,
                     }
                 }
-                Phase::Head | Phase::Idle => None,
-            },
-            () = stopping(&mut stop, &connection) => match connection.phase().0 {
-                Phase::Busy | Phase::Idle => {
-                    Pin::new(&mut http).graceful_shutdown();
-                    Some((&mut http).await)
-                }
-                Phase::Head => None,
             },
         };
         match ended {
@@ -306,9 +299,13 @@ impl Failure {
     }
 }
 
-/// Returns when it is time to stop, and the head of a request that was on its way has come to its end or had its time.
-async fn stopping(stop: &mut watch::Receiver<bool>, connection: &Connection) {
-    told(stop).await;
+/// Returns when the connection has to go: it was told so, or it is time to stop and the head of a request that was on its
+/// way has come to its end or had its time.
+async fn leaving(stop: &mut watch::Receiver<bool>, connection: &Connection) {
+    tokio::select! {
+        () = connection.closing() => return,
+        () = told(stop) => {}
+    }
     let head = async {
         while connection.phase().0 == Phase::Head {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -180,3 +180,16 @@ async fn told_twice_the_service_waits_for_nobody() {
     assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
     assert!(answer(asked).await.starts_with("HTTP/1.1 503 "));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_take_its_answers_holds_up_no_stop() {
+    let (directory, stop, serving) = serve(1);
+    let mut unread = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+    let requests = b"GET /look?api-version=2020-09-01 HTTP/1.1\r\n\r\n".repeat(50_000);
+    let sent = tokio::time::timeout(Duration::from_secs(1), unread.write_all(&requests)).await;
+    assert!(sent.is_err(), "the server stops reading when nobody reads its answers");
+    let start = Instant::now();
+    stop.send_replace(true);
+    serving.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
