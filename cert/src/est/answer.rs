@@ -52,19 +52,22 @@ pub(crate) fn certificates(body: &[u8]) -> Result<Vec<X509>, BadAnswer> {
     if certificates.is_empty() { Err(BadAnswer::Empty) } else { Ok(certificates) }
 }
 
-/// The DER in `body`: as it is, or in base64 with any line ends, with or without padding, with or without the first and
-/// last line of PEM, whatever their label.
+/// The DER in `body`: as it is, or in base64 with any line ends, with or without padding; alone, or between the first and
+/// last line of PEM, whatever their label and whatever else is around them.
 pub(crate) fn decoded(body: &[u8]) -> Result<Vec<u8>, BadAnswer> {
     if body.first() == Some(&crate::der::SEQUENCE) {
         return Ok(body.to_vec());
     }
-    let lines =
-        body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii_start().starts_with(PEM_MARK));
-    let compact: Vec<u8> = lines.flatten().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let lines: Vec<&[u8]> = body.split(|byte| b"\r\n".contains(byte)).map(<[u8]>::trim_ascii_start).collect();
+    let first = lines.iter().position(|line| line.starts_with(BEGIN)).map_or(0, |begin| begin + 1);
+    let inside = lines[first..].iter().take_while(|line| !line.starts_with(END));
+    let compact: Vec<u8> =
+        inside.flat_map(|line| line.iter()).copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     TOLERANT.decode(compact).map_err(|_| BadAnswer::NotBase64)
 }
 
-const PEM_MARK: &[u8] = b"-----";
+const BEGIN: &[u8] = b"-----BEGIN";
+const END: &[u8] = b"-----END";
 const TOLERANT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()

@@ -32,6 +32,10 @@ fn certs_55_dresses() {
         format!("-----BEGIN PKCS7-----\r\n{}-----END PKCS7-----", lines(64, "\r\n")).into(),
         format!("-----BEGIN CMS-----\n{}-----END CMS-----\n", lines(64, "\n")).into(),
         format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines(64, "\n")).into(),
+        lines(64, "\r").into(),
+        format!("-----BEGIN PKCS7-----\r{}-----END PKCS7-----\r", lines(64, "\r")).into(),
+        format!("Your certificate:\n\n-----BEGIN PKCS7-----\n{}-----END PKCS7-----\nBye\n", lines(64, "\n"))
+            .into(),
         der.clone(),
     ];
     for body in bodies {
