@@ -131,8 +131,11 @@ impl From<Error> for ApiError {
         if let Some(wait) = error.ask_again_after() {
             refusal.message =
                 "the EST server has not decided on this certificate yet; ask again later".to_owned();
-            refusal.retry_after = Some(wait.as_secs()).filter(|wait| *wait > 0);
+            refusal.retry_after = Some(wait.as_secs()).filter(|wait| *wait > 0).or(Some(UNDECIDED));
         }
         refusal
     }
 }
+
+/// When to ask again for a certificate if the EST server does not say, in seconds.
+const UNDECIDED: u64 = 60;

@@ -55,7 +55,9 @@ fn certs_54_answers_that_are_none_change_nothing() {
     let raw = |status, headers: &str| Answer::Raw(status, headers.to_owned(), vec![]);
     let other: X509 = server.settings().root.leaf("somebody else").cert;
     server.next("simpleenroll", raw(202, ""));
-    let message = plant.client().issue("press", &csr("a")).expect(500).string("message");
+    let undecided = plant.client().issue("press", &csr("a")).expect(500);
+    assert_eq!(undecided.header("retry-after"), Some("60"), "though the server does not say when");
+    let message = undecided.string("message");
     assert!(message.contains("has not decided"), "{message}");
     for answer in [
         raw(302, "location: https://elsewhere.example/\r\n"),
