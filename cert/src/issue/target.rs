@@ -29,7 +29,7 @@ impl Target {
         let key_algorithm = given.clone().find_map(|authentication| authentication.identity_key_algorithm);
         let authentication = given.find(|authentication| authentication.is_usable()).cloned();
         Ok(Self {
-            url: url.ok_or_else(|| NotIssued::NoUrl(id.to_owned()))?.clone(),
+            url: without_credentials(url.ok_or_else(|| NotIssued::NoUrl(id.to_owned()))?),
             authentication: EstAuthentication {
                 identity_key_algorithm: key_algorithm,
                 ..authentication.ok_or(NotIssued::NoAuthentication)?
@@ -37,6 +37,14 @@ impl Target {
             trusted: all.map(|all| all.trusted_certs.clone()).unwrap_or_default(),
         })
     }
+}
+
+/// Credentials belong into the configuration's own keys: URLs are logged.
+fn without_credentials(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Fails for URLs without host.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url
 }
 
 /// What is wrong with the configuration of EST, though it reads well.
@@ -49,6 +57,11 @@ pub(super) fn warnings(issuance: &Issuance) -> Vec<String> {
                 "{name} is an http URL: what is sent and issued can be read and changed on the way"
             )),
             _ => warnings.push(format!("{name} is neither an https nor an http URL and cannot be used")),
+        }
+        if without_credentials(url) != *url {
+            warnings.push(format!(
+                "{name} has a user name or password in it, which is ignored: they belong into `username` and `password`"
+            ));
         }
         if url.path().trim_end_matches('/').ends_with("/simpleenroll") {
             warnings.push(format!(
@@ -144,6 +157,8 @@ mod tests {
         check(None, &[("a", "https://by-id/"), ("default", "https://default/")], Some("https://by-id/"));
         check(None, &[("b", "https://other/"), ("default", "https://default/")], Some("https://default/"));
         check(None, &[("b", "https://other/")], None);
+        // They would be logged.
+        check(Some("https://user:pass@own:8443/est"), &[], Some("https://own:8443/est"));
     }
 
     #[test]
@@ -184,15 +199,17 @@ mod tests {
             half,
             EstAuthentication::default(),
             Some("http://a/"),
-            &[("default", "ftp://b/")],
+            &[("default", "ftp://b/"), ("secret", "https://u:pass@c/")],
         ));
         for wanted in [
             "cert_issuance.\"a\".url is an http",
             "urls.\"default\" is neither",
             "\"a\" has an incomplete",
             "\"a\" cannot be issued",
+            "urls.\"secret\" has a user name or password",
         ] {
             assert!(warnings.iter().any(|warning| warning.contains(wanted)), "{wanted}: {warnings:?}");
         }
+        assert!(!warnings.iter().any(|warning| warning.contains("pass@")), "{warnings:?}");
     }
 }
