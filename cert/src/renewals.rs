@@ -230,7 +230,7 @@ impl Actor for Identity {
         let client = ClientIdentity { chain: new.chain().to_vec(), key };
         match est.talk(&way, Some(client), async |server: Server| server.authorities().await).await {
             Ok(_) => Ok(Verdict::Accepted),
-            Err(error) if error.is_forbidden() => Ok(Verdict::Refused(http_common::chain(&error))),
+            Err(error) if error.is_unauthorized() => Ok(Verdict::Refused(http_common::chain(&error))),
             Err(error) => Err(NotIssued::from(error).into()),
         }
     }

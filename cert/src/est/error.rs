@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use http_common::https::HttpsError;
 use url::Url;
 
+use super::Operation;
 use super::answer::BadAnswer;
 use super::chain::NotForKey;
 
@@ -28,6 +29,8 @@ pub enum EstError {
         url: String,
         /// The status.
         status: StatusCode,
+        /// Whether it is who asks that is refused, not what is asked for.
+        is_unauthorized: bool,
         /// What may be wrong on our side.
         hint: &'static str,
         /// What the server says, if it says something.
@@ -80,21 +83,17 @@ impl EstError {
     pub(crate) fn is_unauthorized(&self) -> bool {
         match self {
             Self::NoAnswer { source, .. } => matches!(source, HttpsError::CertificateRefused { .. }),
-            Self::Refused { status, .. } => *status == StatusCode::UNAUTHORIZED,
+            Self::Refused { is_unauthorized, .. } => *is_unauthorized,
             _ => false,
         }
     }
 
-    /// Whether the server answers to nobody with this TLS client certificate.
-    pub(crate) fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::FORBIDDEN, .. }) || self.is_unauthorized()
-    }
-
     /// For an answer with a status that is none of success.
-    pub(super) fn refused(url: &Url, answer: &Response<Bytes>) -> Self {
+    pub(super) fn refused(url: &Url, operation: Operation, answer: &Response<Bytes>) -> Self {
         let status = answer.status();
+        let is_unauthorized = is_unauthorized(operation, answer);
         let hint = match status {
-            StatusCode::UNAUTHORIZED => " (are user name and password, or the client certificate, right?)",
+            _ if is_unauthorized => " (are user name and password, or the client certificate, right?)",
             StatusCode::FORBIDDEN => " (it does not allow this to our identity)",
             StatusCode::NOT_FOUND => {
                 " (is the path of the configured URL right, for example /.well-known/est?)"
@@ -105,9 +104,23 @@ impl EstError {
         let text: String =
             text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(TEXT).collect();
         let text = if text.is_empty() { text } else { format!(": {text:?}") };
-        Self::Refused { url: url.to_string(), status, hint, text }
+        Self::Refused { url: url.to_string(), status, is_unauthorized, hint, text }
     }
 }
+
+/// Servers differ in how they refuse a TLS client certificate that their TLS did not: nginx says 400 to the client (495 and 496
+/// are its own names for that), others 403. What everybody may have is refused to nobody but for who it is.
+fn is_unauthorized(operation: Operation, answer: &Response<Bytes>) -> bool {
+    match answer.status().as_u16() {
+        401 | 495 | 496 => true,
+        400 => answer.body().windows(OF_NGINX.len()).any(|part| part == OF_NGINX),
+        403 => operation == Operation::CaCerts,
+        _ => false,
+    }
+}
+
+/// In the page that nginx sends with "The SSL certificate error" or "No required SSL certificate was sent".
+const OF_NGINX: &[u8] = b"SSL certificate";
 
 /// Characters of a server's text that are logged.
 const TEXT: usize = 200;

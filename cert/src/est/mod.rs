@@ -142,7 +142,7 @@ impl Server {
                 }
                 Ok((url, answer)) if SUCCESS.contains(&answer.status()) => return Ok((url, answer)),
                 Ok((url, answer)) => {
-                    let failure = EstError::refused(&url, &answer);
+                    let failure = EstError::refused(&url, operation, &answer);
                     let kind = kind_of_status(answer.status(), retry_after(&answer));
                     attempts.after(kind, &RETRIES, left, fastrand::f64()).ok_or(failure)?
                 }
@@ -226,8 +226,6 @@ fn operation_url(base: &Url, operation: Operation) -> Url {
     let slash = if base.path().ends_with('/') { "" } else { "/" };
     url.set_path(&format!("{}{slash}{}", base.path(), operation.name()));
     url.set_fragment(None);
-    // Credentials belong into the configuration's own keys; in a URL they would be logged. Fails for URLs without host.
-    let _ = url.set_username("").and_then(|()| url.set_password(None));
     url
 }
 

@@ -91,6 +91,26 @@ async fn certs_52_basic_authentication_with_every_request() {
     assert!(!format!("{error:?}").contains("dXNlcj"));
 }
 
+/// Each server says it in its own way.
+#[test]
+fn who_is_refused_and_what() {
+    let nginx = "<html>\r\n<head><title>400 The SSL certificate error</title></head>";
+    let check = |operation, status: u16, body: &'static str, expected| {
+        let answer = Response::builder().status(status).body(Bytes::from(body)).unwrap();
+        let error = EstError::refused(&"https://host/".parse().unwrap(), operation, &answer);
+        assert_eq!(error.is_unauthorized(), expected, "{operation:?}, {status}, {body}: {error}");
+    };
+    for operation in [Operation::CaCerts, Operation::SimpleEnroll, Operation::SimpleReenroll] {
+        for status in [401, 495, 496] {
+            check(operation, status, "", true);
+        }
+        check(operation, 400, nginx, true);
+        check(operation, 400, "bad request", false);
+        check(operation, 404, nginx, false);
+        check(operation, 403, "", operation == Operation::CaCerts);
+    }
+}
+
 #[tokio::test]
 async fn labels_and_slashes() {
     let server = EstServer::start(Settings::new());

@@ -250,9 +250,9 @@ fn is_decided(issued: &Result<Vec<X509>, EstError>) -> bool {
     match issued {
         Ok(_) | Err(EstError::NotOurs(_)) => true,
         // It may be who asks that is refused, not what is asked for.
-        Err(EstError::Refused { status, .. }) => {
-            let others = [Status::UNAUTHORIZED, Status::FORBIDDEN, Status::TOO_MANY_REQUESTS];
-            status.is_client_error() && !others.contains(status)
+        Err(EstError::Refused { status, is_unauthorized, .. }) => {
+            let others = [Status::FORBIDDEN, Status::TOO_MANY_REQUESTS];
+            status.is_client_error() && !is_unauthorized && !others.contains(status)
         }
         Err(_) => false,
     }

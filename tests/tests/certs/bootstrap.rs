@@ -83,6 +83,26 @@ fn an_expired_or_refused_identity_is_replaced() {
     assert!(chain(plant.client().fetch("est-id"))[0] == server.issued()[2]);
 }
 
+/// Not every server refuses a client with 401.
+#[test]
+fn an_identity_that_is_refused_in_another_way_is_replaced() {
+    let server = EstServer::start(settings());
+    let plant = plant(&server, "");
+    chain(plant.client().issue("press", &csr("a")));
+    let nginx = "<html>\r\n<head><title>400 The SSL certificate error</title></head>\r\n</html>";
+    for (status, body) in [(400, nginx), (403, ""), (495, ""), (496, "")] {
+        let old = chain(plant.client().fetch("est-id"));
+        // Who wants the certificate is refused, and so is who wants another identity by means of the old one.
+        for _ in 0..2 {
+            server.next("cacerts", Answer::Raw(status, String::new(), body.into()));
+        }
+        chain(plant.client().issue("press", &csr("a")));
+        assert!(chain(plant.client().fetch("est-id")) != old, "{status}");
+    }
+    let names: Vec<_> = server.enrolments().iter().map(|seen| seen.client_name().unwrap()).collect();
+    assert_eq!(names, ["boot", "a"].repeat(5));
+}
+
 #[test]
 fn an_identity_whose_key_is_another_is_replaced() {
     let server = EstServer::start(settings());
