@@ -152,12 +152,11 @@ fn raise(core: &Core, error: &Error) {
 /// The settings of a module: defaults, configuration, environment.
 fn configured(core: &Core) -> Result<Settings, Error> {
     let [socket, timeout, debug] = core.configuration([c"socket", c"timeout", c"debug"]);
-    let environment = Overrides {
-        socket: environment(c"AZIOT_KEYD_SOCKET"),
-        timeout: None,
-        debug: environment(c"AZIOT_PROVIDER_DEBUG"),
-    };
-    Settings::default().with(Overrides { socket, timeout, debug })?.with(environment)
+    Settings::default().with(Overrides {
+        socket: environment(c"AZIOT_KEYD_SOCKET").or(socket),
+        timeout,
+        debug: environment(c"AZIOT_PROVIDER_DEBUG").or(debug),
+    })
 }
 
 /// The environment variable `name`, unless this is a set-uid program.

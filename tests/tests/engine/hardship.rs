@@ -125,6 +125,9 @@ fn a_configuration_that_cannot_be_is_explained() {
         let errors = world.openssl_fails("pkey -in {} -pubout -noout", "aziot:id=ec-p256");
         assert!(errors.contains(key), "{errors}");
     }
+    world.write("openssl.cnf", world.configuration("socket", "http://localhost"));
+    let mut command = world.openssl_command("pkey -in {} -pubout -noout", "aziot:id=ec-p256");
+    succeed(command.env("AZIOT_KEYD_SOCKET", world.socket_uri()));
 }
 
 #[test]
