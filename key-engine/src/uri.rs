@@ -28,10 +28,7 @@ pub struct KeyUri {
 impl KeyUri {
     /// Reads `aziot:id=ID[?type=private|public]`, `aziot:handle=HANDLE` or `aziot:sr=…&sig=…`.
     pub fn parse(uri: &str) -> Result<Self, Error> {
-        let rest = match uri.split_at_checked(SCHEME.len()) {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => rest,
-            _ => return Err(Error::BadUri("it does not begin with aziot:")),
-        };
+        let rest = behind_scheme(uri).ok_or(Error::BadUri("it does not begin with aziot:"))?;
         if let Some(handle) = rest.strip_prefix("handle=") {
             return by_handle(handle);
         }
@@ -39,6 +36,14 @@ impl KeyUri {
             Some(id) => by_id(id),
             None if rest.starts_with("sr=") => by_handle(rest),
             None => Err(Error::BadUri("there is neither id= nor handle= behind aziot:")),
+        }
+    }
+
+    /// Reads such a URI, or a handle as it is.
+    pub fn parse_or_handle(text: &str) -> Result<Self, Error> {
+        match behind_scheme(text) {
+            Some(_) => Self::parse(text),
+            None => by_handle(text),
         }
     }
 }
@@ -70,6 +75,11 @@ impl fmt::Debug for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn behind_scheme(uri: &str) -> Option<&str> {
+    let (scheme, rest) = uri.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then_some(rest)
 }
 
 fn by_handle(handle: &str) -> Result<KeyUri, Error> {
@@ -136,6 +146,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(KeyUri::parse(uri).ok(), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_uri_may_be_a_handle() {
+        for (text, expected) in [
+            ("sr=a&sig=b", handle("sr=a&sig=b")),
+            ("sr=aziot:", handle("sr=aziot:")),
+            ("aziot:id=x", id("x", false)),
+            ("AZIOT:id=x", id("x", false)),
+            ("Aziot:x", None),
+            ("", None),
+        ] {
+            assert_eq!(KeyUri::parse_or_handle(text).ok(), expected, "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use key_engine::padding::{Hash, unpad_oaep};
 use key_engine::remote::{Keyd, RemoteKey, RsaOperation};
-use key_engine::{Error, KeyName, KeyUri, Overrides, Settings};
+use key_engine::{Error, KeyUri, Overrides, Settings};
 use zeroize::Zeroizing;
 
 /// The keyd of this process, with the settings of the moment.
@@ -31,27 +31,16 @@ pub(crate) fn configure(overrides: Overrides) -> Result<(), Error> {
 
 /// The key that `id` names: a handle, verbatim, or an `aziot:` URI.
 pub(crate) fn load(id: &str) -> Result<RemoteKey, Error> {
-    RemoteKey::load(keyd()?, named(id)?.name)
+    RemoteKey::load(keyd()?, KeyUri::parse_or_handle(id)?.name)
 }
 
 /// The same, unless the URI is for the public part only.
 pub(crate) fn load_private(id: &str) -> Result<RemoteKey, Error> {
-    match named(id)? {
+    match KeyUri::parse_or_handle(id)? {
         KeyUri { public_only: true, .. } => Err(Error::Refused(
             "the URI names the public part of a key (?type=public), and the private is wanted",
         )),
         KeyUri { name, public_only: false } => RemoteKey::load(keyd()?, name),
-    }
-}
-
-fn named(id: &str) -> Result<KeyUri, Error> {
-    match id {
-        "" => Err(Error::BadUri("the key id is empty")),
-        uri if uri.starts_with("aziot:") => KeyUri::parse(uri),
-        handle => {
-            let name = KeyName::Handle(Zeroizing::new(handle.to_owned()));
-            Ok(KeyUri { name, public_only: false })
-        }
     }
 }
 
