@@ -20,6 +20,7 @@ mod connect;
 mod failure;
 mod http2;
 mod outages;
+mod pauses;
 mod proxy;
 mod servers;
 mod sessions;

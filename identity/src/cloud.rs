@@ -63,6 +63,11 @@ impl CloudAccess {
         self.outages.left(Instant::now())
     }
 
+    /// Whether a service has asked to be left alone for long, so that whoever would ask it now is told so.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.outages.is_paused(Instant::now())
+    }
+
     /// Calls by a device with these credentials.
     pub(crate) async fn of(&self, credentials: &DeviceCredentials, repeat: Repeat) -> Result<Cloud, Error> {
         let https = match credentials {

@@ -49,6 +49,7 @@ use identity_api::Identity;
 use identity_api::config::{Config, Source};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
 
 pub use error::Error;
 
@@ -137,7 +138,7 @@ impl Daemon for Identityd {
             module_credentials: Arc::new(module_credentials(master, &services, &config)),
             services,
             cloud: Arc::new(CloudAccess::new(&config, proxy)),
-            waiting: Limits::new(places_to_wait(config.max_requests)),
+            waiting: Limits::new(config.max_requests.saturating_sub(KEPT_FREE).max(1)),
             settings: RwLock::new(Arc::new(Settings::new(config))),
         });
         let settings = daemon.settings();
@@ -238,9 +239,11 @@ impl Identityd {
             && let Some(_place) = self.waiting.try_admit(uid)
         {
             let mut status = self.status.subscribe();
-            let ended = status.wait_for(|status| !what(status));
+            // Besides the status, what is known of the hub may end it.
+            let ended =
+                async { while timeout(LOOK, status.wait_for(|status| !what(status))).await.is_err() {} };
             // Whether it has ended or taken too long is seen by whoever goes on.
-            let _ = tokio::time::timeout(HOLD, ended).await;
+            let _ = timeout(HOLD, ended).await;
         }
     }
 
@@ -289,11 +292,6 @@ impl Identityd {
     }
 }
 
-/// How many of a user's requests may wait for the device: one at least, but never all that are worked on.
-fn places_to_wait(max_requests: usize) -> usize {
-    max_requests.saturating_sub(KEPT_FREE).max(1).min(max_requests.saturating_sub(1))
-}
-
 fn module_credentials(master: MasterKey, services: &Services, config: &Config) -> ModuleCredentials {
     ModuleCredentials::new(master, services.workshop.clone(), config.module_x509.as_ref())
 }
@@ -332,6 +330,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 
 /// How long a request waits for the device.
 const HOLD: Duration = Duration::from_secs(60);
+/// How often it is looked whether there still is something to wait for.
+const LOOK: Duration = Duration::from_secs(1);
 /// Slots of each user that requests which wait for the device leave free.
 const KEPT_FREE: usize = 2;
 /// Reasons to look again that may queue up; more than one of a kind is never needed.

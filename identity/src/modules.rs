@@ -12,6 +12,7 @@
 //! | list, when the last one has failed | never |
 //! | create, update, delete (`changes.rs`) | for the hub, at most [`CHANGE_LIMIT`](changes::CHANGE_LIMIT) |
 //! | any of these while the hub is known to be away, or has refused (`gate.rs`) | never, but for one now and then that finds out whether it is well again |
+//! | any of these while another call waits since the hub has asked for a pause (`http_common::https::Cloud`) | never, but changes for a short pause |
 //!
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
 //! time and one call for each unknown module, and after a failure none is made for a while. The hub is told of the
@@ -161,7 +162,7 @@ impl Modules {
 
     /// Whether nothing is known that would keep the hub from answering.
     pub(crate) fn is_hub_well(&self) -> bool {
-        self.gate().is_open() && self.cloud.outage_left().is_zero()
+        self.gate().is_open() && self.cloud.outage_left().is_zero() && !self.cloud.is_paused()
     }
 
     /// One module.

@@ -126,15 +126,6 @@ async fn who_holds_all_places_takes_them_from_nobody_else() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn whose_only_slot_it_would_take_is_not_held() {
-    let (daemon, _home) = daemon(&format!("max_requests = 1\n{DPS}")).await;
-    let begun = tokio::time::Instant::now();
-    refusal(Local(daemon, Peer::of_uid(0)).call(GetDevice { r#type: "aziot".into() }).await);
-    assert_eq!(begun.elapsed().as_secs(), 0);
-    assert_eq!([0, 1, 2, 3, 4, 10].map(places_to_wait), [0, 0, 1, 1, 2, 8]);
-}
-
 #[test]
 fn statuses() {
     let status = |error: Error| ApiError::from(error).status;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::Https;
 use super::failure::{self, CloudFailure};
 use super::outages::Outages;
+use super::pauses;
 use crate::retry::{Attempts, FailureKind, Passage, RetryPolicy};
 use crate::sas::{Scope, ServerClock, SignError, Signer};
 
@@ -105,7 +106,8 @@ impl Cloud {
 
     /// The same, but a service that cannot be reached is left alone as `outages` says, which all who ask it should share:
     /// calls fail at once with what the last one failed with, and one at a time, without repetitions, finds out whether the
-    /// service is back.
+    /// service is back. A service that has asked for a pause is left alone by all while a call makes it: if it is short, calls
+    /// that would make one wait for its end, and otherwise fail with what was said.
     pub fn sparing(self, outages: Arc<Outages>) -> Self {
         Self { outages: Some(outages), ..self }
     }
@@ -123,16 +125,16 @@ impl Cloud {
         credentials: &Credentials<S>,
         deadline: Instant,
     ) -> Result<Reply, CloudFailure> {
-        let Some((outages, server)) = self.outages.as_ref().zip(call.uri.authority()) else {
+        let Some((outages, server)) = self.shared(call) else {
             return self.repeat(call, credentials, deadline, &self.options.retry).await;
         };
-        let passage = outages.ask(server.as_str(), Instant::now())?;
+        let passage = outages.ask(server, Instant::now())?;
         let retry = match passage {
             Passage::Probe => RetryPolicy { network: 0, ..self.options.retry },
             Passage::Free | Passage::Closed { .. } => self.options.retry,
         };
         let result = self.repeat(call, credentials, deadline, &retry).await;
-        outages.note(server.as_str(), passage, result.as_ref().err(), Instant::now());
+        outages.note(server, passage, result.as_ref().err(), Instant::now());
         result
     }
 
@@ -146,6 +148,9 @@ impl Cloud {
         let mut attempts = Attempts::default();
         let (mut told_the_time, mut unheard) = (false, false);
         loop {
+            if let Err(failure) = self.share_pause(call, retry, deadline).await {
+                return Err(CloudFailure { unheard, ..failure });
+            }
             let offset = self.clock.offset();
             let failure = match self.attempt(call, credentials, deadline).await {
                 Ok(reply) => return Ok(reply),
@@ -163,8 +168,37 @@ impl Cloud {
                 return Err(failure);
             };
             tracing::info!("trying again in {:.1} s: {}", pause.as_secs_f32(), crate::chain(&failure));
+            if let Some((outages, server)) = self.shared(call)
+                && pauses::asks_for_one(failure.kind)
+            {
+                outages.pauses.begin(server, failure, Instant::now() + pause);
+            }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Wait for the end of a pause that another call has been asked for, after which that goes first; or fail as that did.
+    async fn share_pause(
+        &self,
+        call: &Call<'_>,
+        retry: &RetryPolicy,
+        deadline: Instant,
+    ) -> Result<(), CloudFailure> {
+        let Some((outages, server)) = self.shared(call) else { return Ok(()) };
+        let now = Instant::now;
+        while let Some((left, failure)) = outages.pauses.of(server, now()) {
+            let is_short = left <= pauses::SHARED && left < deadline.saturating_duration_since(now());
+            if retry.throttled == 0 || !is_short {
+                return Err(failure);
+            }
+            tokio::time::sleep(left + FOLLOW.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+        Ok(())
+    }
+
+    /// What is known of the server of `call`, and its name, if that is shared.
+    fn shared<'a>(&'a self, call: &'a Call<'_>) -> Option<(&'a Outages, &'a str)> {
+        Some((self.outages.as_deref()?, call.uri.authority()?.as_str()))
     }
 
     async fn attempt<S: Signer>(
@@ -222,4 +256,6 @@ pub fn path_segment(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, SEGMENT)
 }
 
+/// How long after the end of a pause those call who have not been asked for it, at most.
+const FOLLOW: Duration = Duration::from_secs(1);
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

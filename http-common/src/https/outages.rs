@@ -1,4 +1,5 @@
-//! Which servers of the cloud cannot be reached, and what the last call to each has failed with: shared by all who call.
+//! Which servers of the cloud cannot be reached, and what the last call to each has failed with: shared by all who call, as are
+//! the [pauses](super::pauses) that others have asked for.
 //!
 //! When they may be tried is `retry.rs`'s matter; calls are made by `cloud.rs`.
 
@@ -7,11 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::CloudFailure;
+use super::pauses::Pauses;
 use crate::retry::{FailureKind, Outage, Passage};
 
 /// The servers that were called, by host and port.
 #[derive(Debug, Default)]
-pub struct Outages(Mutex<HashMap<Box<str>, Server>>);
+pub struct Outages {
+    servers: Mutex<HashMap<Box<str>, Server>>,
+    pub(super) pauses: Pauses,
+}
 
 #[derive(Debug)]
 struct Server {
@@ -56,8 +61,13 @@ impl Outages {
         self.servers().values().map(|server| server.outage.left(now)).max().unwrap_or_default()
     }
 
+    /// Whether a server has asked to be left alone for long while a call waits to ask it once more; others fail meanwhile.
+    pub fn is_paused(&self, now: Instant) -> bool {
+        self.pauses.is_long(now)
+    }
+
     fn servers(&self) -> MutexGuard<'_, HashMap<Box<str>, Server>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

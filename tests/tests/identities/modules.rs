@@ -277,10 +277,32 @@ fn identity_65_a_throttling_hub_is_given_the_time_it_asks_for() {
     site.wait_until_settled();
     site.cloud.forget_requests();
     site.cloud.fault("hub.put", &json!({ "status": 429, "retry_after": 4 }), Some(1));
-    site.create("m").expect(200);
+    std::thread::scope(|scope| {
+        scope.spawn(|| site.create("m").expect(200));
+        wait_for("the refusal", WAIT, || (site.cloud.count("hub.put") > 0).then_some(()));
+        std::thread::sleep(Duration::from_secs(1));
+        site.create("other").expect(200);
+    });
     let seen = site.cloud.seen();
     assert_eq!((seen[0].status(), seen[1].status()), (429, 200));
-    assert!(seen[1].time_ms() - seen[0].time_ms() >= 4000, "{seen:?}");
+    assert!(seen[1].time_ms() - seen[0].time_ms() >= 4000, "the second shares the pause: {seen:?}");
+}
+
+#[test]
+fn identity_65_decided_one_answer_closes_the_way_for_all() {
+    let cloud = Cloud::start(&[]);
+    let key = cloud.add_device();
+    cloud.fault("hub", &json!({ "status": 503, "retry_after": 100 }), None);
+    let config = manual(&cloud, &principal(1001, "new", "['module']"));
+    let site = Site::start(cloud, key, &config);
+    let begun = Instant::now();
+    site.as_uid(1001).get("/identities/identity").expect(404);
+    for id in ["a", "b", "c"] {
+        site.create(id).expect(404);
+        site.module(id).expect(404);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "nobody waits: {:?}", begun.elapsed());
+    assert_eq!(site.cloud.operations(), "hub.list");
 }
 
 /// Whoever asks while somebody else's list is under way joins it, unless it was asked for before his own change.

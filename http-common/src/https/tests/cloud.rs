@@ -10,8 +10,11 @@ use crate::retry::{FailureKind, RetryPolicy};
 use crate::sas::{Scope, ServerClock, SharedKey};
 
 fn cloud(authority: X509, clock: &Arc<ServerClock>) -> Cloud {
-    let options =
-        CloudOptions { retry: RetryPolicy::cloud(1), attempt: SOON, token_life: Duration::from_secs(3600) };
+    cloud_with(RetryPolicy::cloud(1), authority, clock)
+}
+
+fn cloud_with(retry: RetryPolicy, authority: X509, clock: &Arc<ServerClock>) -> Cloud {
+    let options = CloudOptions { retry, attempt: SOON, token_life: Duration::from_secs(3600) };
     Cloud::new(Https::new(trusting(authority)), clock.clone(), options)
 }
 
@@ -61,6 +64,61 @@ async fn a_pause_beyond_the_deadline_fails_at_once() {
     let failure = call(&cloud(authority, &Arc::default()), &server).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Throttled { retry_after: Some(Duration::from_secs(60)) });
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// Until a call waits since the server has asked for a pause.
+async fn until_paused(outages: &Outages, server: &TestServer) {
+    let name = format!("localhost:{}", server.port);
+    while outages.pauses.of(&name, Instant::now()).is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_short_pause_is_shared_by_all_who_would_make_one() {
+    let begun = std::sync::OnceLock::new();
+    let (server, authority) = TestServer::localhost(move |_| {
+        match begun.get_or_init(Instant::now).elapsed() < Duration::from_millis(1500) {
+            true => answer(429, "retry-after: 2\r\n", ""),
+            false => answer(200, "", "{}"),
+        }
+    });
+    let outages = Arc::<Outages>::default();
+    let impatient = RetryPolicy { throttled: 0, ..RetryPolicy::cloud(1) };
+    let impatient = cloud_with(impatient, authority.clone(), &Arc::default()).sparing(Arc::clone(&outages));
+    let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
+    let others = async {
+        until_paused(&outages, &server).await;
+        let told = call(&impatient, &server).await.unwrap_err();
+        assert!(matches!(told.kind, FailureKind::Throttled { retry_after: Some(_) }));
+        assert_eq!(server.requests().len(), 1);
+        call(&cloud, &server).await
+    };
+    let (first, second) = tokio::join!(call(&cloud, &server), others);
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(server.requests().len(), 3, "only the first was refused");
+}
+
+#[tokio::test]
+async fn who_was_not_asked_for_a_long_pause_is_told_at_once() {
+    let (server, authority) = TestServer::localhost(|_| answer(503, "retry-after: 15\r\n", ""));
+    let outages = Arc::<Outages>::default();
+    let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
+    let others = async {
+        until_paused(&outages, &server).await;
+        assert!(outages.is_paused(Instant::now()));
+        call(&cloud, &server).await
+    };
+    let told = tokio::select! {
+        first = call(&cloud, &server) => first,
+        second = others => second,
+    };
+    let told = told.unwrap_err();
+    assert_eq!(told.status, Some(StatusCode::SERVICE_UNAVAILABLE));
+    let left = told.kind.retry_after().unwrap();
+    assert!(left > Duration::from_secs(10), "{left:?}");
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
