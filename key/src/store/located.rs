@@ -11,12 +11,13 @@
 //! What has been found is remembered, and so is that the token does not have a key: then its file is used without asking
 //! the token, which may be slow or broken.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use key_api::{AziotKeys, Config, KeyUsage, PreloadedUri, TokenUri};
 
+use super::known::{Found, Known};
 use super::pkcs11::{Place, TokenKey, TokenPair, Tokens};
 use super::{Fault, FileStore, Gate, KeyPair, KeyStore, SymmetricKey, Task};
 use crate::Error;
@@ -92,10 +93,11 @@ impl LocatedStore {
 
     fn find_key(&self, place: &OnToken, key: &Permit) -> Result<Search<dyn SymmetricKey>, Error> {
         let id = key.id();
+        let seen = self.keys.look();
         if !self.keys.is_not_here(id) {
             match place.place.load_key(id) {
                 Ok(found) => {
-                    self.keys.put(id, Found::Here(Arc::clone(&found)));
+                    self.keys.put(id, Found::Here(Arc::clone(&found)), seen);
                     return Ok(Search::Found(found));
                 }
                 Err(Error::NoSuchKey(_)) => self.keys.forget(id),
@@ -109,16 +111,20 @@ impl LocatedStore {
             return Ok(Search::Missing);
         }
         let found = Search::of_file(self.files.load_key(key));
-        self.keys.note_file(id, &found);
+        match found {
+            Search::Found(_) => self.keys.put(id, Found::NotHere, seen),
+            Search::Missing | Search::BadFile(_) => self.keys.forget(id),
+        }
         Ok(found)
     }
 
     fn find_pair(&self, place: &OnToken, key: &Permit) -> Result<Search<dyn KeyPair>, Error> {
         let id = key.id();
+        let seen = self.pairs.look();
         if !self.pairs.is_not_here(id) {
             match place.place.load_pair(id) {
                 Ok(found) => {
-                    self.pairs.put(id, Found::Here(Arc::clone(&found)));
+                    self.pairs.put(id, Found::Here(Arc::clone(&found)), seen);
                     return Ok(Search::Found(found));
                 }
                 Err(Error::NoSuchKey(_)) => self.pairs.forget(id),
@@ -132,7 +138,10 @@ impl LocatedStore {
             return Ok(Search::Missing);
         }
         let found = Search::of_file(self.files.load_pair(key));
-        self.pairs.note_file(id, &found);
+        match found {
+            Search::Found(_) => self.pairs.put(id, Found::NotHere, seen),
+            Search::Missing | Search::BadFile(_) => self.pairs.forget(id),
+        }
         Ok(found)
     }
 
@@ -234,7 +243,7 @@ impl KeyStore for LocatedStore {
             Search::BadFile(_) => return self.files.create_key(key, usage),
         }
         let is_kept = place.place.create_key(id, usage);
-        self.keys.forget(id);
+        self.keys.has_changed(id);
         if is_kept? {
             return Ok(());
         }
@@ -247,13 +256,14 @@ impl KeyStore for LocatedStore {
         let Some(place) = self.on_token(id) else { return self.files.import_key(key, bytes, usage) };
         let _changing = place.place.change();
         let is_kept = place.place.import_key(id, bytes, usage);
-        self.keys.forget(id);
+        self.keys.has_changed(id);
         if !is_kept? {
             self.falls_back(&place, id)?;
             self.files.import_key(key, bytes, usage)?;
             // The token is asked first: what it has would hide the file.
-            place.place.delete_key(id)?;
-            self.keys.forget(id);
+            let deleted = place.place.delete_key(id);
+            self.keys.has_changed(id);
+            deleted?;
         }
         Ok(())
     }
@@ -261,8 +271,9 @@ impl KeyStore for LocatedStore {
     fn delete_key(&self, key: &Permit) -> Result<(), Error> {
         let Some(place) = self.removable(key.id())? else { return self.files.delete_key(key) };
         let _changing = place.change();
-        self.keys.forget(key.id());
-        place.delete_key(key.id())?;
+        let deleted = place.delete_key(key.id());
+        self.keys.has_changed(key.id());
+        deleted?;
         if self.has_files { self.files.delete_key(key) } else { Ok(()) }
     }
 
@@ -296,7 +307,7 @@ impl KeyStore for LocatedStore {
             Search::Missing | Search::BadFile(_) => {}
         }
         let created = place.place.create_pair(id, preferences);
-        self.pairs.forget(id);
+        self.pairs.has_changed(id);
         created
     }
 
@@ -311,74 +322,17 @@ impl KeyStore for LocatedStore {
         };
         let _changing = source.change();
         let moved = source.move_pair(from.id(), &target);
-        self.pairs.forget(from.id());
-        self.pairs.forget(to.id());
+        self.pairs.has_changed(from.id());
+        self.pairs.has_changed(to.id());
         moved
     }
 
     fn delete_pair(&self, key: &Permit) -> Result<(), Error> {
         let Some(place) = self.removable(key.id())? else { return self.files.delete_pair(key) };
         let _changing = place.change();
-        self.pairs.forget(key.id());
-        place.delete_pair(key.id())?;
+        let deleted = place.delete_pair(key.id());
+        self.pairs.has_changed(key.id());
+        deleted?;
         if self.has_files { self.files.delete_pair(key) } else { Ok(()) }
     }
 }
-
-/// What has been found of each id, of one kind.
-struct Known<T>(RwLock<HashMap<String, Found<T>>>);
-
-enum Found<T> {
-    /// On its token.
-    Here(Arc<T>),
-    /// Not on its token; it may be in a file.
-    NotHere,
-}
-
-impl<T> Known<T> {
-    fn get(&self, id: &KeyId) -> Option<Found<T>> {
-        self.0.read().expect("no panic while held").get(id.as_str()).cloned()
-    }
-
-    fn is_not_here(&self, id: &KeyId) -> bool {
-        matches!(self.get(id), Some(Found::NotHere))
-    }
-
-    fn put(&self, id: &KeyId, found: Found<T>) {
-        let mut known = self.0.write().expect("no panic while held");
-        if known.len() >= MAX_KNOWN {
-            known.clear();
-        }
-        known.insert(id.as_str().to_owned(), found);
-    }
-
-    /// Remembers that a key is in its file and not on the token, or forgets it: then the token is asked again.
-    fn note_file<K: ?Sized>(&self, id: &KeyId, found: &Search<K>) {
-        match found {
-            Search::Found(_) => self.put(id, Found::NotHere),
-            Search::Missing | Search::BadFile(_) => self.forget(id),
-        }
-    }
-
-    fn forget(&self, id: &KeyId) {
-        self.0.write().expect("no panic while held").remove(id.as_str());
-    }
-}
-
-impl<T> Default for Known<T> {
-    fn default() -> Self {
-        Self(RwLock::default())
-    }
-}
-
-impl<T> Clone for Found<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Here(found) => Self::Here(Arc::clone(found)),
-            Self::NotHere => Self::NotHere,
-        }
-    }
-}
-
-/// Ids remembered at most; beyond, all are forgotten and looked for again.
-const MAX_KNOWN: usize = 1024;

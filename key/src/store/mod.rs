@@ -17,6 +17,7 @@ mod cache;
 mod content;
 mod file;
 mod gate;
+mod known;
 mod located;
 mod pkcs11;
 mod soft;

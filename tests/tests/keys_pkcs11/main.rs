@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a journey that cannot go on ends by panicking: that is its report")]
 
+mod changes;
 mod checklist;
 mod golden;
 mod hardship;

@@ -82,6 +82,9 @@ pub enum Fault {
     /// There is no such object.
     #[error("there is no such object on the token")]
     NoObject,
+    /// A move of a key pair was left half done.
+    #[error("a move of the key pair was interrupted")]
+    Interrupted,
     /// Objects of one label do not make a key.
     #[error("{0}")]
     Unusable(&'static str),
@@ -146,7 +149,7 @@ impl Fault {
             Self::Said { .. } => {
                 matches!(self.remedy(), Remedy::Reopen | Remedy::Restart) || self.is_session_count()
             }
-            Self::NoObject | Self::Unusable(_) => false,
+            Self::NoObject | Self::Interrupted | Self::Unusable(_) => false,
             Self::Library(_)
             | Self::NoToken { .. }
             | Self::Ambiguous { .. }

@@ -15,8 +15,8 @@ use super::token::Call;
 use crate::algorithm::Algorithm;
 use crate::store::{P256, P384};
 
-/// Makes a key pair by the first algorithm that the token can; whether there is one. What fails for a reason that may pass
-/// is tried again, lest there be a key of another kind than is there the next time.
+/// Makes a key pair by the first algorithm that the token can; whether there is one. What fails is tried again, unless it is
+/// the algorithm that is refused: a bad moment is no reason for a key of another kind.
 pub(super) fn generate_pair(
     call: &Call<'_>,
     name: &ObjectName,
@@ -41,7 +41,7 @@ pub(super) fn generate_pair(
             Err(fault) => fault,
         };
         tracing::info!("the token makes no key pair by {algorithm:?}: {fault}");
-        if may_pass(&fault) {
+        if fault.remedy() == Remedy::Ask {
             // If it is for the session, another one may do better.
             call.session.get_session_info().map_err(Fault::said("tell about a session"))?;
             trouble = Some(fault);
@@ -88,16 +88,11 @@ fn generate(session: &Session, name: &ObjectName, algorithm: Algorithm) -> Resul
 fn patiently<T>(attempt: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     for pause in PAUSES {
         match attempt() {
-            Err(fault) if may_pass(&fault) => thread::sleep(pause),
+            Err(fault) if !fault.is_unsupported() && !fault.is_outage() => thread::sleep(pause),
             result => return result,
         }
     }
     attempt()
-}
-
-/// Whether it may just be a bad moment, as far as the answer tells.
-fn may_pass(fault: &Fault) -> bool {
-    fault.remedy() == Remedy::Ask
 }
 
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];

@@ -207,12 +207,13 @@ impl Object {
     }
 
     fn find(&self, call: &Call<'_>) -> Result<ObjectHandle, Fault> {
-        let found = (self.find)(call, &self.name)?;
-        *self.handle.lock().expect("no panic while held") = found.map(|handle| (call.incarnation, handle));
-        found.ok_or_else(|| {
+        let found = (self.find)(call, &self.name);
+        if let Ok(None) | Err(Fault::Interrupted) = found {
             self.is_gone.store(true, Ordering::Relaxed);
-            Fault::NoObject
-        })
+        }
+        let found = found?;
+        *self.handle.lock().expect("no panic while held") = found.map(|handle| (call.incarnation, handle));
+        found.ok_or(Fault::NoObject)
     }
 }
 

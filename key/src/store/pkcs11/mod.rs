@@ -8,6 +8,8 @@
 mod back_off;
 mod copy;
 mod fault;
+mod generate;
+mod halves;
 mod inside;
 mod instance;
 mod keys;
@@ -35,14 +37,14 @@ use key_api::{KeyUsage, ObjectName, TokenName, TokenUri};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::algorithm::Preferences;
+use crate::algorithm::{Algorithm, Preferences};
 use crate::error::Internal;
 use crate::id::KeyId;
 use crate::store::Gate;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
-use token::{Changing, Token};
+use token::{Call, Changing, Token};
 
 pub use fault::Fault;
 pub(super) use keys::{TokenKey, TokenPair};
@@ -141,12 +143,18 @@ impl Place {
 
     /// The key pair at this place.
     pub(super) fn load_pair(&self, id: &KeyId) -> Result<Arc<TokenPair>, Error> {
-        let name = self.name.clone();
-        let find = self.token.call(LOOK, move |call| {
-            let halves = pairs::find_pair(call, &name)?;
-            halves.map(|halves| public::public(call.session, halves)).transpose()
-        });
-        match find {
+        let look = |find: pairs::Find| {
+            let name = self.name.clone();
+            move |call: &Call<'_>| {
+                let halves = find(call, &name)?;
+                halves.map(|halves| public::public(call.session, halves)).transpose()
+            }
+        };
+        let mut found = self.token.call(LOOK, look(pairs::find_pair));
+        if let Err(Fault::Interrupted) = found {
+            found = self.token.call_alone(LOOK, look(pairs::settle_pair));
+        }
+        match found {
             Ok(Some(public)) => Ok(Arc::new(TokenPair::new(id, &self.token, &self.name, public))),
             Ok(None) => Err(Error::NoSuchKey(id.clone())),
             Err(fault) => Err(self.refusal(id, fault)),
@@ -161,7 +169,7 @@ impl Place {
     /// Makes a symmetric key unless there is one; whether the token can keep and use it.
     pub(super) fn create_key(&self, id: &KeyId, usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
-        let create = self.token.call(GENERATE, move |call| objects::generate_key(call, &name, purpose));
+        let create = self.token.call_alone(GENERATE, move |call| objects::generate_key(call, &name, purpose));
         create.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
@@ -170,22 +178,28 @@ impl Place {
     pub(super) fn import_key(&self, id: &KeyId, bytes: &[u8], usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
         let bytes = Zeroizing::new(bytes.to_vec());
-        let import = self.token.call(LOOK, move |call| objects::import_key(call, &name, purpose, &bytes));
+        let import =
+            self.token.call_alone(LOOK, move |call| objects::import_key(call, &name, purpose, &bytes));
         import.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
     /// Destroys a symmetric key; it may be missing.
     pub(super) fn delete_key(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call(LOOK, move |call| objects::destroy_key(call, &name));
+        let delete = self.token.call_alone(LOOK, move |call| objects::destroy_key(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
     /// Makes a key pair unless there is one, by the most wanted algorithm that the token can.
     pub(super) fn create_pair(&self, id: &KeyId, preferences: &Preferences) -> Result<(), Error> {
         let (name, algorithms) = (self.name.clone(), preferences.iter().collect::<Vec<_>>());
-        let make = self.token.call(GENERATE, move |call| pairs::make_pair(call, &name, &algorithms));
-        match make {
+        let make = move |call: &Call<'_>| pairs::make_pair(call, &name, &algorithms);
+        let made = match preferences.first() {
+            // It takes its time, in which others go on.
+            Algorithm::Rsa(_) => self.token.call(GENERATE, make),
+            Algorithm::EcP256 | Algorithm::EcP384 => self.token.call_alone(GENERATE, make),
+        };
+        match made {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::NoTokenAlgorithm(id.clone())),
             Err(fault) => Err(self.refusal(id, fault)),
@@ -195,7 +209,7 @@ impl Place {
     /// Destroys a key pair; it may be missing.
     pub(super) fn delete_pair(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call(LOOK, move |call| pairs::destroy_pair(call, &name));
+        let delete = self.token.call_alone(LOOK, move |call| pairs::destroy_pair(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
@@ -203,7 +217,8 @@ impl Place {
     pub(super) fn move_pair(&self, id: &KeyId, to: &Self) -> Result<(), Error> {
         let (from, to) = (self.name.clone(), to.name.clone());
         let has_begun = AtomicBool::new(false);
-        let relocate = self.token.call(LOOK, move |call| pairs::move_pair(call, &from, &to, &has_begun));
+        let relocate =
+            self.token.call_alone(LOOK, move |call| pairs::move_pair(call, &from, &to, &has_begun));
         match relocate {
             Ok(()) => Ok(()),
             Err(Fault::NoObject) => Err(Internal::NothingToMove(id.clone()).into()),

@@ -1,5 +1,5 @@
-//! The objects on a token that make a key: looked up, generated, imported, relabelled, destroyed (spec keys-service,
-//! 10.4). Uses no key, and knows neither threads nor ids.
+//! Objects on a token: looked up, relabelled, destroyed; and those that are symmetric keys: generated, imported (spec
+//! keys-service, 10.4). Uses no key, and knows neither threads nor ids.
 
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
@@ -9,17 +9,6 @@ use key_api::{KeyUsage, ObjectName};
 use super::fault::Fault;
 use super::token::Call;
 use super::use_key;
-use crate::algorithm::Algorithm;
-use crate::store::{P256, P384};
-
-/// The halves of a key pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Halves {
-    /// The public key object.
-    pub(super) public: ObjectHandle,
-    /// The private key object.
-    pub(super) private: ObjectHandle,
-}
 
 /// What became of a symmetric key that was to be put on a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,32 +39,23 @@ impl Purpose {
     }
 }
 
-/// The first object of a class with this name.
+/// The objects of a class with this name.
 pub(super) fn find(
     session: &Session,
     class: ObjectClass,
     name: &ObjectName,
-) -> Result<Option<ObjectHandle>, Fault> {
+) -> Result<Vec<ObjectHandle>, Fault> {
     let mut template = vec![Attribute::Class(class), Attribute::Token(true)];
     template.extend(attributes(name));
-    let found = session.find_objects(&template).map_err(Fault::said("find an object"))?;
-    Ok(found.into_iter().next())
+    session.find_objects(&template).map_err(Fault::said("find an object"))
 }
 
 /// The symmetric key of this name. A fault if the token may hide one.
 pub(super) fn find_key(call: &Call<'_>, name: &ObjectName) -> Result<Option<ObjectHandle>, Fault> {
-    match find(call.session, ObjectClass::SECRET_KEY, name)? {
-        Some(key) => Ok(Some(key)),
+    match find(call.session, ObjectClass::SECRET_KEY, name)?.first() {
+        Some(key) => Ok(Some(*key)),
         None => call.sees_all().map(|()| None),
     }
-}
-
-/// The halves of this name that there are: public, private.
-pub(super) fn find_halves(
-    session: &Session,
-    name: &ObjectName,
-) -> Result<(Option<ObjectHandle>, Option<ObjectHandle>), Fault> {
-    Ok((find(session, ObjectClass::PUBLIC_KEY, name)?, find(session, ObjectClass::PRIVATE_KEY, name)?))
 }
 
 /// Makes a symmetric key unless there is one of this name.
@@ -148,64 +128,6 @@ pub(super) fn destroy_key(call: &Call<'_>, name: &ObjectName) -> Result<(), Faul
     find_key(call, name)?.map_or(Ok(()), |key| destroy(call.session, key))
 }
 
-/// Makes a key pair by the first algorithm that the token can; `None` if it can none of them.
-pub(super) fn generate_pair(
-    call: &Call<'_>,
-    name: &ObjectName,
-    algorithms: &[Algorithm],
-) -> Result<Option<Halves>, Fault> {
-    for algorithm in algorithms {
-        let (mechanism, kind) = match algorithm {
-            Algorithm::EcP256 => (Mechanism::EccKeyPairGen, vec![Attribute::EcParams(P256.to_vec())]),
-            Algorithm::EcP384 => (Mechanism::EccKeyPairGen, vec![Attribute::EcParams(P384.to_vec())]),
-            Algorithm::Rsa(bits) => (
-                Mechanism::RsaPkcsKeyPairGen,
-                vec![
-                    Attribute::ModulusBits(u64::from(*bits).into()),
-                    Attribute::PublicExponent(RSA_EXPONENT.to_vec()),
-                ],
-            ),
-        };
-        let mut public = kind;
-        public.extend([
-            Attribute::Encrypt(true),
-            Attribute::Private(false),
-            Attribute::Token(true),
-            Attribute::Verify(true),
-        ]);
-        public.extend(attributes(name));
-        let mut private = vec![
-            Attribute::Decrypt(true),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Sign(true),
-            Attribute::Token(true),
-        ];
-        private.extend(attributes(name));
-        match call.session.generate_key_pair(&mechanism, &public, &private) {
-            Ok((public, private)) => {
-                if let Err(fault) = call.goes_on() {
-                    // Who has begun anew must not find two pairs of one name.
-                    [private, public]
-                        .map(|half| destroy(call.session, half))
-                        .into_iter()
-                        .collect::<Result<(), _>>()?;
-                    return Err(fault);
-                }
-                return Ok(Some(Halves { public, private }));
-            }
-            Err(error) => {
-                let fault = Fault::said("generate a key pair")(error);
-                if fault.is_outage() {
-                    return Err(fault);
-                }
-                tracing::info!("the token makes no key pair by {algorithm:?}: {fault}");
-            }
-        }
-    }
-    Ok(None)
-}
-
 /// Gives an object another label.
 pub(super) fn relabel(session: &Session, object: ObjectHandle, label: &[u8]) -> Result<(), Fault> {
     let label = [Attribute::Label(label.to_vec())];
@@ -251,7 +173,8 @@ fn secret_template(name: &ObjectName, purpose: Purpose, key_type: KeyType) -> Ve
     template
 }
 
-fn attributes(name: &ObjectName) -> impl Iterator<Item = Attribute> {
+/// What a template says of a name.
+pub(super) fn attributes(name: &ObjectName) -> impl Iterator<Item = Attribute> {
     let label = name.label.clone().map(Attribute::Label);
     label.into_iter().chain(name.id.clone().map(Attribute::Id))
 }
@@ -264,9 +187,6 @@ fn wipe(template: &mut [Attribute]) {
         }
     }
 }
-
-/// 65537, as upstream writes it.
-const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
 
 #[cfg(test)]
 mod tests {

@@ -2,27 +2,43 @@
 //! move (spec keys-service, 9.4, 9.8, 9.9). Uses no key.
 //!
 //! A move parks the pair that it replaces under another label and destroys it last. Whoever looks for a pair and finds
-//! half of it, or nothing, while there is a parked one, puts the parked one back.
+//! half of it, or nothing, while there is a parked one, puts the parked one back, once nobody else is at work.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cryptoki::object::{ObjectClass, ObjectHandle};
+use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use key_api::ObjectName;
 
 use super::fault::Fault;
-use super::objects::{self, Halves, destroy, find, find_halves, relabel};
+use super::generate::generate_pair;
+use super::halves::{Halves, Parts};
+use super::objects::{destroy, relabel};
 use super::token::Call;
 use crate::algorithm::Algorithm;
 
-/// The pair of this name. A fault if the token may hide the private half.
+/// How a pair is looked for.
+pub(super) type Find = fn(&Call<'_>, &ObjectName) -> Result<Option<Halves>, Fault>;
+
+/// The pair of this name, if it is not a case for [`settle_pair`]. A fault if the token may hide the private half.
 pub(super) fn find_pair(call: &Call<'_>, name: &ObjectName) -> Result<Option<Halves>, Fault> {
-    match find_halves(call.session, name)? {
-        (Some(public), Some(private)) => Ok(Some(Halves { public, private })),
-        (public, private) => {
-            call.sees_all()?;
-            put_back(call.session, name, public, private)
-        }
+    let session = call.session;
+    if let Some(halves) = Parts::find(session, name)?.pair(session)? {
+        return Ok(Some(halves));
+    }
+    call.sees_all()?;
+    match parked(name) {
+        Some(aside) if !Parts::find(session, &aside)?.is_empty() => Err(Fault::Interrupted),
+        _ => Ok(None),
+    }
+}
+
+/// The pair of this name, which is put right if a move was interrupted. To be called alone: a move that goes on looks
+/// interrupted too.
+pub(super) fn settle_pair(call: &Call<'_>, name: &ObjectName) -> Result<Option<Halves>, Fault> {
+    match find_pair(call, name) {
+        Err(Fault::Interrupted) => put_back(call.session, name),
+        found => found,
     }
 }
 
@@ -33,37 +49,39 @@ pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithms: &[Algori
         return Ok(true);
     }
     let session = call.session;
-    let (public, private) = find_halves(session, name)?;
-    let half = private.or(public);
-    if let Some(half) = half {
+    let strays = Parts::find(session, name)?;
+    for half in strays.all() {
         relabel(session, half, &corrupt(name)?)?;
     }
-    let made = objects::generate_pair(call, name, algorithms);
-    match (half, &made) {
-        (None, _) => {}
-        (Some(half), Ok(Some(_))) if private.is_none() => {
-            if let Err(fault) = destroy(session, half) {
-                tracing::warn!("half a key pair is left on the token: {fault}");
+    let made = generate_pair(call, name, algorithms);
+    match &made {
+        _ if strays.is_empty() => {}
+        Ok(true) if strays.private.is_empty() => {
+            for half in strays.public {
+                if let Err(fault) = destroy(session, half) {
+                    tracing::warn!("half a key pair is left on the token: {fault}");
+                }
             }
         }
-        (Some(_), Ok(Some(_))) => tell_aside(name),
-        (Some(half), Ok(None) | Err(_)) => {
-            if let Err(fault) = relabel(session, half, name.label.as_deref().unwrap_or_default()) {
-                tracing::warn!("half the key pair {} has another label now: {fault}", shown(name));
+        Ok(true) => tell_aside(name),
+        Ok(false) | Err(_) => {
+            for half in strays.all() {
+                if let Err(fault) = relabel(session, half, name.label.as_deref().unwrap_or_default()) {
+                    tracing::warn!("half the key pair {} has another label now: {fault}", shown(name));
+                }
             }
         }
     }
-    Ok(made?.is_some())
+    made
 }
 
 /// Destroys what there is of a pair.
 pub(super) fn destroy_pair(call: &Call<'_>, name: &ObjectName) -> Result<(), Fault> {
     call.sees_all()?;
-    let session = call.session;
     for name in [Some(name.clone()), parked(name)].into_iter().flatten() {
-        let (public, private) = find_halves(session, &name)?;
+        let parts = Parts::find(call.session, &name)?;
         call.goes_on()?;
-        [private, public].into_iter().flatten().try_for_each(|half| destroy(session, half))?;
+        parts.all().try_for_each(|half| destroy(call.session, half))?;
     }
     Ok(())
 }
@@ -86,15 +104,16 @@ pub(super) fn move_pair(
     if has_begun.load(Ordering::Relaxed) && finish(session, from, to)? {
         return clear(session, &aside);
     }
-    let source = find_pair(call, from)?.ok_or(Fault::NoObject)?;
-    // What is parked for a whole pair is left of a move that was done but for the end.
-    if find_pair(call, to)?.is_some() {
-        clear(session, &aside)?;
+    let source = settle_pair(call, from)?.ok_or(Fault::NoObject)?;
+    match settle_pair(call, to) {
+        Ok(None) => {}
+        // What is parked for a whole pair, or for more than that, is left of a move that was done but for the end.
+        Ok(Some(_)) | Err(Fault::Unusable(_)) => clear(session, &aside)?,
+        Err(fault) => return Err(fault),
     }
     has_begun.store(true, Ordering::Relaxed);
-    let (old_public, old_private) = find_halves(session, to)?;
-    let parking = [old_private, old_public].into_iter().flatten();
-    let parking = parking.map(|half| (half, to_label.as_slice(), aside_label.as_slice()));
+    let old = Parts::find(session, to)?;
+    let parking = old.all().map(|half| (half, to_label.as_slice(), aside_label.as_slice()));
     let halves = [source.public, source.private];
     let moving = halves.map(|half| (half, from_label.as_slice(), to_label.as_slice()));
     relabel_all(call, &parking.chain(moving).collect::<Vec<_>>())?;
@@ -124,41 +143,32 @@ fn relabel_all(call: &Call<'_>, steps: &[(ObjectHandle, &[u8], &[u8])]) -> Resul
 
 /// Does the rest of a move that was interrupted after its public half had moved; whether there was one.
 fn finish(session: &Session, from: &ObjectName, to: &ObjectName) -> Result<bool, Fault> {
-    match (find_halves(session, from)?, find_halves(session, to)?) {
-        ((None, None), (Some(_), Some(_))) => Ok(true),
-        ((None, Some(private)), (Some(_), None)) => {
-            relabel(session, private, to.label.as_deref().unwrap_or_default())?;
+    let (from, moved) = (Parts::find(session, from)?, Parts::find(session, to)?);
+    if !from.public.is_empty() || moved.public.is_empty() {
+        return Ok(false);
+    }
+    match (from.private.as_slice(), moved.private.as_slice()) {
+        ([], [_, ..]) => Ok(true),
+        ([private], []) => {
+            relabel(session, *private, to.label.as_deref().unwrap_or_default())?;
             Ok(true)
         }
         _ => Ok(false),
     }
 }
 
-/// Puts a parked pair back in the place of the halves that there are, which are none or one.
-fn put_back(
-    session: &Session,
-    name: &ObjectName,
-    public: Option<ObjectHandle>,
-    private: Option<ObjectHandle>,
-) -> Result<Option<Halves>, Fault> {
+/// Puts a parked pair in the place of the halves that there are, which are none or those of one side.
+fn put_back(session: &Session, name: &ObjectName) -> Result<Option<Halves>, Fault> {
     let (Some(label), Some(aside)) = (&name.label, parked(name)) else { return Ok(None) };
-    let (parked_public, parked_private) = find_halves(session, &aside)?;
-    if parked_public.is_none() && parked_private.is_none() {
-        return Ok(None);
-    }
+    let (present, parked) = (Parts::find(session, name)?, Parts::find(session, &aside)?);
     tracing::warn!("a move to the key pair {} was interrupted; the old one is put back", shown(name));
-    for (present, parked) in [(private, parked_private), (public, parked_public)] {
-        if let Some(parked) = parked {
-            if let Some(stray) = present {
-                set_aside(session, name, stray)?;
-            }
-            relabel(session, parked, label)?;
+    for (present, parked) in [(present.private, parked.private), (present.public, parked.public)] {
+        if !parked.is_empty() {
+            present.into_iter().try_for_each(|stray| set_aside(session, name, stray))?;
         }
+        parked.into_iter().try_for_each(|half| relabel(session, half, label))?;
     }
-    match find_halves(session, name)? {
-        (Some(public), Some(private)) => Ok(Some(Halves { public, private })),
-        _ => Ok(None),
-    }
+    Parts::find(session, name)?.pair(session)
 }
 
 /// Keeps half a pair under a label where nobody looks for it.
@@ -185,12 +195,7 @@ fn corrupt(name: &ObjectName) -> Result<Vec<u8>, Fault> {
 }
 
 fn clear(session: &Session, name: &ObjectName) -> Result<(), Fault> {
-    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
-        if let Some(object) = find(session, class, name)? {
-            destroy(session, object)?;
-        }
-    }
-    Ok(())
+    Parts::find(session, name)?.all().try_for_each(|half| destroy(session, half))
 }
 
 /// The name of a pair that is about to be replaced.

@@ -7,7 +7,7 @@ use openssl::bn::BigNum;
 use openssl::ecdsa::EcdsaSig;
 
 use super::fault::Fault;
-use super::objects::Halves;
+use super::halves::Halves;
 use crate::store::{P256, P384, P521, Public};
 
 /// The public half of a pair whose halves fit each other.

@@ -3,6 +3,7 @@
 //! A call that takes longer than it may keeps its thread, for there is no way to end it, but nobody waits for it any
 //! more. While no call returns, new ones are refused at once, but for one now and then that finds out whether the
 //! trouble is over. A thread that cannot work, because there is no place for one more, leaves its job to the others and ends.
+//! A job that wants to be alone waits for those that run, and the ones behind it wait for it.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -56,10 +57,28 @@ enum Thread {
 struct Running {
     since: Instant,
     limit: Duration,
+    company: Company,
+}
+
+impl Running {
+    /// Whether it should have returned.
+    fn is_overdue(&self, now: Instant) -> bool {
+        now > self.since + self.limit
+    }
+}
+
+/// What may run at the same time as a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Any other job that does not mind.
+    Any,
+    /// No other job, but for those that do not come back.
+    Nobody,
 }
 
 struct Job<W> {
     limit: Duration,
+    company: Company,
     /// When a thread gave it up for the first time.
     given_up: Option<Instant>,
     work: Work<W>,
@@ -116,12 +135,13 @@ impl<W: Default + Send + 'static> Queue<W> {
     pub(super) fn submit<T: Send + 'static>(
         &self,
         limit: Duration,
+        company: Company,
         work: impl FnMut(&mut W) -> Outcome<T> + Send + 'static,
     ) -> Result<Reply<T>, Fault> {
         let (answer, reply) = reply();
         let mut state = self.shared.state();
         state.admit(Instant::now())?;
-        state.waiting.push_back(Job { limit, given_up: None, work: answering(answer, work) });
+        state.waiting.push_back(Job { limit, company, given_up: None, work: answering(answer, work) });
         self.shared.length.store(state.waiting.len(), Ordering::Release);
         if state.waiting.len() <= state.watching {
             // It is taken up within a microsecond or so.
@@ -168,7 +188,9 @@ impl<W> State<W> {
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
         // Those before whom others have come back may just be slow.
         let stalled = self.overdue(now).filter(|running| self.last_return < running.since);
-        if let Some(Running { since, limit }) = stalled.min_by_key(|running| running.since).copied() {
+        if let Some(Running { since, limit, company: _ }) =
+            stalled.min_by_key(|running| running.since).copied()
+        {
             // A new thread joins those that do not come back not at once, but when that has lasted.
             let is_lasting = now > since + limit + PROBE_EVERY;
             let has_thread = self.idle > 0 || (is_lasting && self.running() < self.most(now));
@@ -195,11 +217,25 @@ impl<W> State<W> {
 
     /// Threads whose call should have returned.
     fn overdue(&self, now: Instant) -> impl Iterator<Item = &Running> {
-        let running = self.threads.iter().filter_map(|thread| match thread {
+        self.jobs().filter(move |running| running.is_overdue(now))
+    }
+
+    /// What the threads are at.
+    fn jobs(&self) -> impl Iterator<Item = &Running> {
+        self.threads.iter().filter_map(|thread| match thread {
             Thread::Running(running) => Some(running),
             Thread::Ended | Thread::Idle => None,
-        });
-        running.filter(move |running| now > running.since + running.limit)
+        })
+    }
+
+    /// The next job, if it may begin beside those that run.
+    fn next(&mut self, now: Instant) -> Option<Job<W>> {
+        let company = self.waiting.front()?.company;
+        let minds = |running: &Running| company == Company::Nobody || running.company == Company::Nobody;
+        if self.jobs().any(|running| minds(running) && !running.is_overdue(now)) {
+            return None;
+        }
+        self.waiting.pop_front()
     }
 
     /// The place of a new thread.
@@ -246,17 +282,21 @@ impl<W: Default> Shared<W> {
                 state.threads[index] = Thread::Ended;
                 return;
             }
-            if let Some(mut job) = state.waiting.pop_front() {
-                let since = Instant::now();
+            let since = Instant::now();
+            if let Some(mut job) = state.next(since) {
                 let is_last = job.given_up.is_some_and(|given_up| since > given_up + PATIENCE);
                 self.length.store(state.waiting.len(), Ordering::Release);
-                state.threads[index] = Thread::Running(Running { since, limit: job.limit });
+                state.threads[index] =
+                    Thread::Running(Running { since, limit: job.limit, company: job.company });
                 drop(state);
                 // The one who waits for it learns of a panic from the end of its reply.
                 let done = catch_unwind(AssertUnwindSafe(|| (job.work)(&mut context, Last(is_last))));
                 state = self.state();
                 state.threads[index] = Thread::Idle;
                 state.last_return = Instant::now();
+                if job.company == Company::Nobody {
+                    self.more.notify_all();
+                }
                 if let Ok(Settled(false)) = done {
                     job.given_up.get_or_insert(since);
                     state = match self.give_up(state, index, job) {
@@ -266,11 +306,15 @@ impl<W: Default> Shared<W> {
                 } else {
                     state = self.watch_for_more(state, since);
                 }
-            } else if state.is_closed {
+            } else if state.is_closed && state.waiting.is_empty() {
                 return;
             } else {
                 state.idle += 1;
-                state = self.more.wait(state).expect("no panic while held");
+                state = match state.waiting.is_empty() {
+                    true => self.more.wait(state).expect("no panic while held"),
+                    // Nobody tells when a job that is in the way has taken too long.
+                    false => self.more.wait_timeout(state, POLL).expect("no panic while held").0,
+                };
                 state.idle -= 1;
             }
         }
@@ -377,33 +421,36 @@ mod tests {
                 *context += 1;
                 Outcome::Done(*context)
             };
-            assert_eq!(queue.submit(LONG, count).unwrap().wait(LONG).ok(), Some(expected));
+            assert_eq!(queue.submit(LONG, Company::Any, count).unwrap().wait(LONG).ok(), Some(expected));
         }
     }
 
     #[test]
     fn a_panic_costs_one_job() {
         let queue = Queue::<u32>::new("test".to_owned());
-        let panics = queue.submit(LONG, |_| -> Outcome<u32> { panic!("on purpose") }).unwrap();
+        let panics = queue.submit(LONG, Company::Any, |_| -> Outcome<u32> { panic!("on purpose") }).unwrap();
         assert!(matches!(panics.wait(LONG), Err(Fault::Thread)));
-        assert_eq!(queue.submit(LONG, |_| Outcome::Done(7)).unwrap().wait(LONG).ok(), Some(7));
+        assert_eq!(queue.submit(LONG, Company::Any, |_| Outcome::Done(7)).unwrap().wait(LONG).ok(), Some(7));
     }
 
     #[test]
     fn a_call_that_does_not_return_is_not_waited_for_and_not_joined_by_others() {
         let queue = Queue::<u32>::new("test".to_owned());
         let (end, ending) = mpsc::channel::<()>();
-        let stuck = queue.submit(LIMIT, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
-        let behind = queue.submit(LIMIT, |_| Outcome::Done(1)).unwrap();
+        let stuck = queue.submit(LIMIT, Company::Any, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let behind = queue.submit(LIMIT, Company::Any, |_| Outcome::Done(1)).unwrap();
         assert!(matches!(stuck.wait(LIMIT), Err(Fault::TimedOut(_))));
         assert!(matches!(behind.wait(LIMIT), Err(Fault::TimedOut(_))));
         let begun = Instant::now();
-        assert!(matches!(queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()), Err(Fault::Stalled(_))));
+        assert!(matches!(
+            queue.submit(LIMIT, Company::Any, |_| Outcome::Done(1)).map(|_| ()),
+            Err(Fault::Stalled(_))
+        ));
         assert!(begun.elapsed() < LIMIT);
         end.send(()).unwrap();
-        let over = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(0)).ok());
+        let over = (0..).find_map(|_| queue.submit(LONG, Company::Any, |_| Outcome::Done(0)).ok());
         assert_eq!(over.unwrap().wait(LONG).ok(), Some(0));
-        assert_eq!(queue.submit(LONG, |_| Outcome::Done(2)).unwrap().wait(LONG).ok(), Some(2));
+        assert_eq!(queue.submit(LONG, Company::Any, |_| Outcome::Done(2)).unwrap().wait(LONG).ok(), Some(2));
     }
 
     #[test]
@@ -414,17 +461,22 @@ mod tests {
         let ending = Arc::new(Mutex::new(ending));
         let hang = || {
             let ending = Arc::clone(&ending);
-            queue.submit(LIMIT, move |_| Outcome::Done(ending.lock().unwrap().recv().is_ok())).unwrap()
+            queue
+                .submit(LIMIT, Company::Any, move |_| Outcome::Done(ending.lock().unwrap().recv().is_ok()))
+                .unwrap()
         };
         let first = hang();
-        assert_eq!(queue.submit(LONG, |_| Outcome::Done(1)).unwrap().wait(LONG).ok(), Some(1));
+        assert_eq!(queue.submit(LONG, Company::Any, |_| Outcome::Done(1)).unwrap().wait(LONG).ok(), Some(1));
         let second = hang();
         assert!(first.wait(LIMIT).is_err() && second.wait(LIMIT).is_err());
         let begun = Instant::now();
         while queue.shared.state().overdue(Instant::now()).count() < 2 && begun.elapsed() < LONG {
             thread::sleep(POLL);
         }
-        assert!(matches!(queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()), Err(Fault::Stalled(_))));
+        assert!(matches!(
+            queue.submit(LIMIT, Company::Any, |_| Outcome::Done(1)).map(|_| ()),
+            Err(Fault::Stalled(_))
+        ));
         drop(end);
     }
 
@@ -432,7 +484,7 @@ mod tests {
     fn others_take_the_place_of_threads_that_are_lost_and_give_it_back() {
         let queue = Queue::<u32>::new("test".to_owned());
         let (end, ending) = mpsc::channel::<()>();
-        let lost = queue.submit(LIMIT, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let lost = queue.submit(LIMIT, Company::Any, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
         let holds = |what: &dyn Fn(&State<u32>) -> bool| {
             let begun = Instant::now();
             while !what(&queue.shared.state()) && begun.elapsed() < LONG {
@@ -444,20 +496,20 @@ mod tests {
         assert!(lost.wait(LIMIT).is_err());
         // Somebody asks now and then, and then all may ask.
         for _ in 0..4 {
-            let admitted = (0..).find_map(|_| queue.submit(LONG, |_| Outcome::Done(1)).ok());
+            let admitted = (0..).find_map(|_| queue.submit(LONG, Company::Any, |_| Outcome::Done(1)).ok());
             assert_eq!(admitted.unwrap().wait(LONG).ok(), Some(1));
         }
         assert_eq!(queue.shared.state().running(), 2);
         end.send(()).unwrap();
         assert!(holds(&|state| state.running() == 1));
-        assert_eq!(queue.submit(LONG, |_| Outcome::Done(3)).unwrap().wait(LONG).ok(), Some(3));
+        assert_eq!(queue.submit(LONG, Company::Any, |_| Outcome::Done(3)).unwrap().wait(LONG).ok(), Some(3));
     }
 
     #[test]
     fn what_nobody_waits_for_is_not_begun_and_the_queue_is_bounded() {
         let queue = Queue::<u32>::new("test".to_owned());
         let (end, ending) = mpsc::channel::<()>();
-        let held = queue.submit(LONG, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let held = queue.submit(LONG, Company::Any, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
         thread::sleep(LIMIT);
         let given_up: Vec<_> = (0..MAX_WAITING)
             .map(|_| {
@@ -465,17 +517,18 @@ mod tests {
                     *context += 1;
                     Outcome::Done(())
                 };
-                queue.submit(LIMIT, count).unwrap()
+                queue.submit(LIMIT, Company::Any, count).unwrap()
             })
             .collect();
         assert!(matches!(
-            queue.submit(LIMIT, |_| Outcome::Done(1)).map(|_| ()),
+            queue.submit(LIMIT, Company::Any, |_| Outcome::Done(1)).map(|_| ()),
             Err(Fault::QueueFull(MAX_WAITING))
         ));
         drop(given_up);
         end.send(()).unwrap();
         assert_eq!(held.wait(LONG).ok(), Some(true));
-        let place = (0..).find_map(|_| queue.submit(LONG, |context| Outcome::Done(*context)).ok());
+        let place =
+            (0..).find_map(|_| queue.submit(LONG, Company::Any, |context| Outcome::Done(*context)).ok());
         assert_eq!(place.unwrap().wait(LONG).ok(), Some(0));
     }
 
@@ -497,7 +550,7 @@ mod tests {
                         thread::sleep(Duration::from_millis(2));
                         if *has_place { Outcome::Done(Some(number)) } else { Outcome::NoPlace(None) }
                     };
-                    queue.submit(LONG, job).unwrap()
+                    queue.submit(LONG, Company::Any, job).unwrap()
                 })
                 .collect();
             for (number, job) in jobs.into_iter().enumerate() {
@@ -525,8 +578,50 @@ mod tests {
             *context += 1;
             if *context == 4 { Outcome::Done(*context) } else { Outcome::NoPlace(0) }
         };
-        assert_eq!(queue.submit(LONG, job).unwrap().wait(LONG).ok(), Some(4));
-        let in_vain = queue.submit(LONG, |_| Outcome::NoPlace(0)).unwrap();
+        assert_eq!(queue.submit(LONG, Company::Any, job).unwrap().wait(LONG).ok(), Some(4));
+        let in_vain = queue.submit(LONG, Company::Any, |_| Outcome::NoPlace(0)).unwrap();
         assert_eq!(in_vain.wait(LONG).ok(), Some(0), "in the end it is told why not");
+    }
+
+    #[test]
+    fn a_job_that_wants_to_be_alone_is() {
+        let queue = Queue::<u32>::new("test".to_owned());
+        queue.allow_threads(4);
+        let running = Arc::new(AtomicUsize::new(0));
+        let jobs: Vec<_> = (0..60)
+            .map(|number| {
+                let running = Arc::clone(&running);
+                let company = if number % 5 == 4 { Company::Nobody } else { Company::Any };
+                let job = move |_: &mut u32| {
+                    let before = running.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(Duration::from_millis(2));
+                    let after = running.fetch_sub(1, Ordering::SeqCst) - 1;
+                    Outcome::Done(company == Company::Any || (before, after) == (0, 0))
+                };
+                queue.submit(LONG, company, job).unwrap()
+            })
+            .collect();
+        for job in jobs {
+            assert_eq!(job.wait(LONG).ok(), Some(true));
+        }
+    }
+
+    #[test]
+    fn a_job_that_wants_to_be_alone_does_not_wait_for_one_that_is_lost() {
+        for company in [Company::Any, Company::Nobody] {
+            let queue = Queue::<u32>::new("test".to_owned());
+            queue.allow_threads(2);
+            let (end, ending) = mpsc::channel::<()>();
+            let lost = queue.submit(LIMIT, company, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+            // On a busy machine the first may be overdue by now.
+            let submit = |company, number| {
+                let job = move |_: &mut u32| Outcome::Done(number);
+                (0..).find_map(|_| queue.submit(LONG, company, job).ok()).unwrap()
+            };
+            let (alone, behind) = (submit(Company::Nobody, 1), submit(Company::Any, 2));
+            assert!(lost.wait(LIMIT).is_err());
+            assert_eq!((alone.wait(LONG).ok(), behind.wait(LONG).ok()), (Some(1), Some(2)));
+            drop(end);
+        }
     }
 }

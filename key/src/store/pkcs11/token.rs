@@ -21,7 +21,7 @@ use super::fault::{Fault, Remedy};
 use super::instance::Ready;
 use super::login::{Standing, is_logged_in};
 use super::module::Module;
-use super::queue::{Outcome, Queue};
+use super::queue::{Company, Outcome, Queue};
 use super::reply::Reply;
 use super::slot::{find_slot, sessions};
 use crate::Error;
@@ -151,16 +151,26 @@ impl Token {
         limit: Duration,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.submit(limit, call)?.wait(limit)?
+        self.submit(limit, Company::Any, call)?.wait(limit)?
     }
 
-    /// The same from a task.
+    /// The same while no other call is made, for what changes objects. Others would see half of it, and some libraries
+    /// themselves go wrong when objects are looked for and changed at a time.
+    pub(super) fn call_alone<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.submit(limit, Company::Nobody, call)?.wait(limit)?
+    }
+
+    /// A call from a task.
     pub(super) async fn call_later<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        let reply = self.submit(limit, call)?;
+        let reply = self.submit(limit, Company::Any, call)?;
         self.queue.watch(&reply);
         wait_apart(reply.within(limit)).await?
     }
@@ -173,10 +183,11 @@ impl Token {
     fn submit<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
+        company: Company,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<Reply<Result<T, Fault>>, Fault> {
         let (token, end) = (Arc::clone(self), Instant::now() + limit);
-        self.queue.submit(limit, move |seat: &mut Seat| {
+        self.queue.submit(limit, company, move |seat: &mut Seat| {
             seat.end = Some(end);
             match token.perform(limit, seat, &call) {
                 // Other threads have a session.
