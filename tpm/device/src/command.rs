@@ -105,6 +105,12 @@ impl Command {
         self
     }
 
+    /// The persistent object that authorizes it, by its value or a policy.
+    pub(crate) fn persistent(&self) -> Option<u32> {
+        let first = self.handles.first_chunk().map(|handle| u32::from_be_bytes(*handle));
+        first.filter(|handle| handle >> 24 == PERSISTENT && !self.authorizations.is_empty())
+    }
+
     /// The bytes for the TPM.
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let with_sessions = !self.authorizations.is_empty();
@@ -217,6 +223,8 @@ const TAG_SESSIONS: u16 = 0x8002;
 /// TPM_RS_PW: not a session, but a value in its place.
 const PASSWORD_SESSION: u32 = 0x4000_0009;
 const CONTINUE_SESSION: u8 = 1;
+/// The first byte of persistent handles (part 2, 7.2).
+const PERSISTENT: u32 = 0x81;
 /// The largest command that is made here, in bytes.
 const LARGEST: usize = 4096;
 

@@ -92,6 +92,9 @@ pub struct Connection {
     /// Whether nobody else uses this TPM meanwhile.
     is_exclusive: bool,
     is_managed: bool,
+    /// Persistent objects that ask for a password, and how. Nobody has one, and each attempt brings the lockout of the whole
+    /// TPM nearer.
+    pub(crate) locked: Vec<(u32, ResponseCode)>,
 }
 
 impl Connection {
@@ -106,7 +109,7 @@ impl Connection {
 
     /// A conversation over `transport`. `is_exclusive` says that all sessions in the TPM are ours.
     pub fn new(transport: Box<dyn Transport>, is_exclusive: bool) -> Self {
-        Self { transport, input_buffer: None, is_exclusive, is_managed: false }
+        Self { transport, input_buffer: None, is_exclusive, is_managed: false, locked: Vec::new() }
     }
 
     /// Whether a resource manager is known to be before the TPM: then what is left in it disturbs nobody, and goes when the
@@ -121,7 +124,7 @@ impl Connection {
         command: &Command,
         read: impl FnOnce(&mut Response) -> Result<T, Garbled>,
     ) -> Result<T, Failure> {
-        let mut response = self.persist(command)?;
+        let mut response = self.unlocked(command)?;
         read(&mut response).map_err(|Garbled| Failure::Garbled { command: command.kind.name })
     }
 
@@ -133,6 +136,21 @@ impl Connection {
     /// Removes a transient object, sequence or session.
     pub fn flush(&mut self, handle: u32) -> Result<(), Failure> {
         self.order(&Command::new(FLUSH_CONTEXT).handle(handle))
+    }
+
+    /// Runs `command`, unless what authorizes it is known to ask for a password.
+    fn unlocked(&mut self, command: &Command) -> Result<Response, Failure> {
+        let object = command.persistent();
+        if let Some((_, code)) = self.locked.iter().find(|(locked, _)| Some(*locked) == object) {
+            return Err(Failure::Refused { command: command.kind.name, code: *code });
+        }
+        let done = self.persist(command);
+        if let (Some(object), Err(Failure::Refused { code, .. })) = (object, &done)
+            && matches!(code.error(), code::AUTH_FAIL | code::BAD_AUTH)
+        {
+            self.locked.push((object, *code));
+        }
+        done
     }
 
     /// Runs `command` as often as the TPM asks for it.
@@ -265,7 +283,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::command::READ_PUBLIC;
+    use crate::command::{READ_PUBLIC, SIGN};
 
     /// A TPM that answers with these codes, one after another, and remembers the commands' numbers.
     struct Script {
@@ -337,6 +355,23 @@ mod tests {
         assert_eq!(commands, [0x173, 0x17A, 0x165, 0x173]);
         let (result, _) = run(&[Ok(0x902), Ok(0), Ok(0x922), Ok(0x902)]);
         assert_eq!(result.unwrap_err().refusal(), Some(0x902));
+    }
+
+    /// A few attempts more would lock the TPM, for everybody.
+    #[test]
+    fn a_persistent_object_that_asks_for_a_password_is_asked_once() {
+        let commands = Arc::<Mutex<_>>::default();
+        let answers = [0x98E, 0x98E, 0x98E, 0, 0].map(Ok).into();
+        let mut connection =
+            Connection::new(Box::new(Script { answers, commands: Arc::clone(&commands) }), false);
+        let sign = |handle| Command::new(SIGN).handle(handle).password(&[]);
+        let mut refusal = |handle| connection.order(&sign(handle)).map_err(|failure| failure.refusal());
+        for (handle, asked) in [(0x8100_0001, 1), (0x8100_0001, 1), (0x8000_0001, 2), (0x8000_0001, 3)] {
+            assert_eq!(refusal(handle), Err(Some(code::AUTH_FAIL)));
+            assert_eq!(commands.lock().unwrap().len(), asked, "{handle:#x}");
+        }
+        connection.evict_control(0x8000_0001, 0x8100_0001, &[]).unwrap();
+        connection.order(&sign(0x8100_0001)).unwrap();
     }
 
     #[test]

@@ -102,7 +102,9 @@ impl Connection {
             .handle(object)
             .password(owner)
             .u32(handle);
-        self.order(&evict).map_err(|failure| Refusal::by(Hierarchy::Owner, failure))
+        self.order(&evict).map_err(|failure| Refusal::by(Hierarchy::Owner, failure))?;
+        self.locked.retain(|(locked, _)| *locked != handle);
+        Ok(())
     }
 
     /// HMAC-SHA256 of `data` with the `key`, in as many commands as it takes.

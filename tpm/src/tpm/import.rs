@@ -121,9 +121,11 @@ fn useless(failure: Failure) -> TpmError {
 }
 
 fn not_ours(failure: Failure) -> TpmError {
-    match failure.blames_input() {
-        true => TpmError::NotOurs(failure),
-        false => failure.into(),
+    match failure.refusal() {
+        // It is the storage root key that asks for a password.
+        Some(code::AUTH_FAIL | code::BAD_AUTH) => failure.into(),
+        _ if failure.blames_input() => TpmError::NotOurs(failure),
+        _ => failure.into(),
     }
 }
 
@@ -158,5 +160,7 @@ mod tests {
         }
         let wrong_password = 0x98E;
         assert!(matches!(useless(refusal(wrong_password)), TpmError::Useless(_)));
+        assert!(matches!(not_ours(refusal(wrong_password)), TpmError::Failed(_)));
+        assert!(matches!(not_ours(refusal(0x2DF)), TpmError::NotOurs(_)));
     }
 }

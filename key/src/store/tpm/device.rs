@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use key_api::AuthValue;
-use tpm_device::command::{CREATE, Command, Garbled, LOAD, RSA_DECRYPT, Response, SIGN, sized};
+use tpm_device::command::{CREATE, Command, LOAD, RSA_DECRYPT, SIGN, sized};
 use tpm_device::primary::{Hierarchy, STORAGE_ROOT};
 use tpm_device::{Connection, Failure, NONE, code};
 use zeroize::Zeroizing;
@@ -22,9 +22,8 @@ pub(super) struct Tpm {
     owner: AuthValue,
     /// Keys that stay in the TPM, with their handles; the one used last at the end.
     kept: Vec<(Arc<Blob>, u32)>,
-    /// Parents and keys that ask for a password. Each attempt without brings the lockout of the whole TPM nearer.
-    locked_parents: Vec<u32>,
-    locked_keys: Vec<Arc<Blob>>,
+    /// Keys that ask for a password. Each attempt without brings the lockout of the whole TPM nearer.
+    locked: Vec<Arc<Blob>>,
 }
 
 /// A new key, as its parent wraps it.
@@ -50,7 +49,7 @@ impl Tpm {
     }
 
     fn new(connection: Connection, owner: AuthValue) -> Self {
-        Self { connection, owner, kept: Vec::new(), locked_parents: Vec::new(), locked_keys: Vec::new() }
+        Self { connection, owner, kept: Vec::new(), locked: Vec::new() }
     }
 
     /// A new key below the storage root key, by a `template`; a key that is given has its bytes in `secret`.
@@ -65,10 +64,11 @@ impl Tpm {
             .sized(template)
             .sized(&[]) // nothing to be certified along
             .u32(0); // no PCRs
-        self.below(STORAGE_ROOT.handle, &create, |response| {
+        let made = self.connection.run(&create, |response| {
             let private = response.sized()?.to_vec();
             Ok(Made { private, public: response.sized()?.to_vec() })
-        })
+        });
+        made.map_err(of_parent)
     }
 
     /// ECDSA over `digest`, which has the length of the hash: r and s.
@@ -111,12 +111,12 @@ impl Tpm {
         key: &Arc<Blob>,
         work: impl Fn(&mut Connection, u32) -> Result<T, Failure>,
     ) -> Result<T, TpmFault> {
-        if self.locked_keys.contains(key) {
+        if self.locked.contains(key) {
             return Err(LOCKED_KEY);
         }
         match self.with_loaded(key, work) {
             Err(fault) if fault.is_lock() => {
-                self.locked_keys.push(Arc::clone(key));
+                self.locked.push(Arc::clone(key));
                 Err(LOCKED_KEY)
             }
             done => done,
@@ -173,8 +173,8 @@ impl Tpm {
 
     fn load_below(&mut self, parent: u32, key: &Blob) -> Result<u32, TpmFault> {
         let load = Command::new(LOAD).handle(parent).password(&[]).sized(&key.private).sized(&key.public);
-        let loaded = self.below(parent, &load, |response| response.handle());
-        let handle = loaded.map_err(|fault| match fault {
+        let loaded = self.connection.run(&load, |response| response.handle());
+        let handle = loaded.map_err(|failure| match of_parent(failure) {
             TpmFault::Failed(failure) if failure.blames_input() => TpmFault::NotOurs(failure),
             fault => fault,
         })?;
@@ -182,25 +182,12 @@ impl Tpm {
         self.kept.retain(|(_, kept)| *kept != handle);
         Ok(handle)
     }
+}
 
-    /// Runs a `command` that `parent` authorizes, unless that is known to ask for a password.
-    fn below<T>(
-        &mut self,
-        parent: u32,
-        command: &Command,
-        read: impl FnOnce(&mut Response) -> Result<T, Garbled>,
-    ) -> Result<T, TpmFault> {
-        if self.locked_parents.contains(&parent) {
-            return Err(LOCKED_PARENT);
-        }
-        match self.connection.run(command, read).map_err(TpmFault::from) {
-            Err(fault) if fault.is_lock() => {
-                self.locked_parents.push(parent);
-                Err(LOCKED_PARENT)
-            }
-            done => done,
-        }
-    }
+/// What `failure` means for a command that the parent of a key authorizes.
+fn of_parent(failure: Failure) -> TpmFault {
+    let fault = TpmFault::from(failure);
+    if fault.is_lock() { LOCKED_PARENT } else { fault }
 }
 
 /// Whether a key is no longer in the TPM.
