@@ -19,6 +19,7 @@ use crate::ffi::give_back_memory;
 #[derive(Debug)]
 pub(crate) struct Connections {
     max: usize,
+    max_of_user: usize,
     open: Mutex<Open>,
     opened: Notify,
 }
@@ -71,17 +72,22 @@ pub(crate) struct Watched {
 }
 
 impl Connections {
-    /// At most `max` connections are kept open.
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, open: Mutex::default(), opened: Notify::new() })
+    /// At most `max` connections are kept open, and `max_of_user` of each uid.
+    pub(crate) fn new(max: usize, max_of_user: usize) -> Arc<Self> {
+        Arc::new(Self { max, max_of_user, open: Mutex::default(), opened: Notify::new() })
     }
 
     /// Registers a connection of `uid`. With `max` open ones, one that waits for its client's next request has to
-    /// go: the longest waiting one of the uid that has the most.
-    pub(crate) fn register(self: &Arc<Self>, uid: u32) -> Registered {
+    /// go: the longest waiting one of the uid that has the most. With `max_of_user` of its own, one of those has to; if
+    /// requests are under way on all of them, there is no place.
+    pub(crate) fn register(self: &Arc<Self>, uid: u32) -> Option<Registered> {
         let mut open = self.lock();
         if open.by_id.len() >= self.max {
             open.evict();
+        }
+        let is_full = open.by_uid.get(&uid).is_some_and(|count| *count >= self.max_of_user);
+        if is_full && !open.evict_one(|of| of == uid) {
+            return None;
         }
         let id = open.next_id;
         open.next_id += 1;
@@ -95,7 +101,7 @@ impl Connections {
         open.by_id.insert(id, Arc::clone(&connection));
         *open.by_uid.entry(uid).or_default() += 1;
         self.opened.notify_one();
-        Registered { all: Arc::clone(self), connection }
+        Some(Registered { all: Arc::clone(self), connection })
     }
 
     /// Makes room when the process is out of descriptors.
@@ -138,17 +144,25 @@ impl Connections {
 impl Open {
     fn evict(&mut self) {
         let most = self.by_uid.iter().max_by_key(|(_, count)| **count).map(|(uid, _)| *uid);
-        let waiting = |connection: &&Arc<Connection>| connection.phase().0 != Phase::Busy;
+        if !self.evict_one(|uid| Some(uid) == most) {
+            self.evict_one(|_| true);
+        }
+    }
+
+    /// Evicts the longest waiting connection of those users, if one is waiting.
+    fn evict_one(&mut self, of: impl Fn(u32) -> bool) -> bool {
+        let waiting = self
+            .by_id
+            .values()
+            .filter(|connection| of(connection.uid) && connection.phase().0 != Phase::Busy);
         // A time, not an age: ages of several are not told at the same moment.
-        let since = |connection: &&Arc<Connection>| (connection.since(), connection.id);
-        let of_most = self.by_id.values().filter(|connection| Some(connection.uid) == most);
-        let victim = of_most.filter(waiting).min_by_key(since);
-        let victim = victim.or_else(|| self.by_id.values().filter(waiting).min_by_key(since));
-        if let Some(victim) = victim.cloned() {
+        let victim = waiting.min_by_key(|connection| (connection.since(), connection.id)).cloned();
+        if let Some(victim) = &victim {
             victim.close.notify_one();
             // Counted out now, so that the next eviction finds another one.
-            self.forget(&victim);
+            self.forget(victim);
         }
+        victim.is_some()
     }
 
     fn forget(&mut self, connection: &Connection) {
@@ -249,27 +263,42 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_idle_connection_of_the_greediest_user_goes_first() {
-        let all = Connections::new(3);
-        let modest = all.register(1);
-        let old = all.register(2);
-        let young = all.register(2);
-        let _next = all.register(3);
+        let all = Connections::new(3, 3);
+        let modest = all.register(1).unwrap();
+        let old = all.register(2).unwrap();
+        let young = all.register(2).unwrap();
+        let _next = all.register(3).unwrap();
         assert!(is_closing(&old).await);
         assert!(!is_closing(&modest).await && !is_closing(&young).await);
     }
 
     #[tokio::test]
     async fn a_busy_connection_is_never_evicted() {
-        let all = Connections::new(1);
-        let busy = all.register(2);
+        let all = Connections::new(1, 1);
+        let busy = all.register(2).unwrap();
         busy.connection.enter(Phase::Busy);
-        let _next = all.register(3);
+        let _next = all.register(3).unwrap();
         assert!(!is_closing(&busy).await);
     }
 
     #[tokio::test]
+    async fn a_user_with_all_its_places_makes_room_itself_or_finds_none() {
+        let all = Connections::new(8, 2);
+        let modest = all.register(1).unwrap();
+        let busy = all.register(2).unwrap();
+        busy.connection.enter(Phase::Busy);
+        let idle = all.register(2).unwrap();
+        let next = all.register(2).unwrap();
+        assert!(is_closing(&idle).await && !is_closing(&modest).await);
+        next.connection.enter(Phase::Busy);
+        assert!(all.register(2).is_none() && all.register(1).is_some());
+        drop(busy);
+        assert!(all.register(2).is_some());
+    }
+
+    #[tokio::test]
     async fn a_dropped_connection_leaves_nothing_behind() {
-        let all = Connections::new(8);
+        let all = Connections::new(8, 8);
         drop(all.register(2));
         assert_eq!(all.count(), 0);
         assert!(all.lock().by_uid.is_empty());

@@ -7,9 +7,9 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 
 use crate::ApiError;
-use crate::connections::Watched;
 use crate::router::Success;
 
 /// The answer to a request that was done.
@@ -43,15 +43,18 @@ pub(crate) fn last(mut reply: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     reply
 }
 
-/// Tells a client whose request's head does not come to its end. A client that does not read either learns it from
-/// the end of the connection.
-pub(crate) async fn say_too_slow(mut stream: Watched) {
-    let body = r#"{"message":"the head of the request did not arrive in time"}"#;
-    let reply = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+/// Says `error` on a connection without a request that could be answered. A client that does not read learns it from the
+/// end of the connection.
+pub(crate) async fn say(mut stream: UnixStream, error: &ApiError) {
+    let body = error.body();
+    let retry_after =
+        error.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry_after}connection: close\r\n\r\n",
+        error.status,
         body.len()
     );
-    if tokio::time::timeout(PATIENCE, stream.write_all(reply.as_bytes())).await.is_err() {
+    if tokio::time::timeout(PATIENCE, stream.write_all(&[head.into_bytes(), body].concat())).await.is_err() {
         tracing::debug!("a client neither sent its request nor took the reply");
     }
 }

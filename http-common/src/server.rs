@@ -23,7 +23,7 @@ use crate::body::read;
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
-use crate::reply::{error_reply, last, say_too_slow, success_reply};
+use crate::reply::{error_reply, last, say, success_reply};
 use crate::router::{Body, Failure, Outcome, Prepared, method_not_allowed};
 use crate::{ApiError, Handlers, Peer, Router};
 
@@ -49,7 +49,7 @@ impl<S: Handlers> Server<S> {
             router,
             limits: Limits::new(max_requests),
             waiting_limits: Arc::new(Limits::new(max_requests)),
-            connections: Connections::new(max_connections),
+            connections: Connections::new(max_connections, connections_of_user(max_requests)),
             repeats: Repeats::default(),
             given_up: watch::Sender::new(false),
         }
@@ -103,15 +103,23 @@ impl<S: Handlers> Server<S> {
     /// Starts a task for a new connection. One whose peer is unknown is dropped.
     fn open(self: &Arc<Self>, stream: UnixStream, stop: watch::Receiver<bool>) {
         match Peer::of(&stream) {
-            Ok(peer) => {
-                let place = self.connections.register(peer.uid);
-                tokio::spawn(Arc::clone(self).converse(stream, peer, place, stop));
-            }
+            Ok(peer) => match self.connections.register(peer.uid) {
+                Some(place) => drop(tokio::spawn(Arc::clone(self).converse(stream, peer, place, stop))),
+                None => self.refuse(stream, &peer),
+            },
             Err(error) => {
                 self.repeats
                     .warn("peer", format_args!("a connection without credentials is dropped: {error}"));
             }
         }
+    }
+
+    /// Tells somebody with too many connections, before any request.
+    fn refuse(&self, stream: UnixStream, peer: &Peer) {
+        let message = format!("user {} has too many requests under way; try again later", peer.uid);
+        let failure = Failure::plain(later(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)));
+        self.log_failure(peer, "a new connection", &failure);
+        tokio::spawn(async move { say(stream, &failure.reply).await });
     }
 
     /// Answers all requests of one connection.
@@ -160,7 +168,9 @@ impl<S: Handlers> Server<S> {
             Some(Ok(())) => {}
             // It has to go: tell a client whose request was on its way, then close.
             None if connection.phase().0 == Phase::Head => {
-                say_too_slow(http.into_parts().io.into_inner()).await;
+                let late = "the head of the request did not arrive in time";
+                let late = ApiError::new(StatusCode::REQUEST_TIMEOUT, late);
+                say(http.into_parts().io.into_inner().stream, &late).await;
             }
             None => {}
         }
@@ -242,9 +252,7 @@ impl<S: Handlers> Server<S> {
     async fn run_handler(&self, uid: u32, Prepared { mut running, waits }: Prepared) -> Outcome {
         let limits = if waits { &*self.waiting_limits } else { &self.limits };
         let permit = limits.admit(uid).await.map_err(|throttled| {
-            let mut reply = ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled);
-            reply.retry_after = Some(RETRY_SECS);
-            Failure::plain(reply)
+            Failure::plain(later(ApiError::from_error(StatusCode::TOO_MANY_REQUESTS, &throttled)))
         })?;
         let first = poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)))));
         match first.await {
@@ -287,9 +295,7 @@ impl Failure {
     /// The service ends; whether the work was done is not known.
     fn stopped() -> Self {
         let message = "the service is being stopped, and the request was not done in time; ask again";
-        let mut reply = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message);
-        reply.retry_after = Some(RETRY_SECS);
-        Self::plain(reply)
+        Self::plain(later(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)))
     }
 
     fn panicked() -> Self {
@@ -297,6 +303,17 @@ impl Failure {
         let reply = ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error);
         Self { reply, log: "the handler panicked; this is a bug".to_owned() }
     }
+}
+
+/// How many connections one user may have open: its requests in work, those that wait, and as many that idle.
+fn connections_of_user(max_requests: usize) -> usize {
+    max_requests.saturating_mul(2).saturating_add(USER_CONNECTIONS)
+}
+
+/// A refusal of what may be asked again.
+fn later(mut refusal: ApiError) -> ApiError {
+    refusal.retry_after = Some(RETRY_SECS);
+    refusal
 }
 
 /// Returns when the connection has to go: it was told so, or it is time to stop and the head of a request that was on its
@@ -358,6 +375,8 @@ impl<F: FnMut()> Drop for Finally<F> {
 const MAX_HEAD: usize = 417_792;
 /// `Retry-After` of a request that was throttled or given up.
 const RETRY_SECS: u64 = 1;
+/// Connections of one user beside those for requests in work.
+const USER_CONNECTIONS: usize = 256;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long the heads of those may still take that had begun to arrive.

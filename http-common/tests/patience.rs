@@ -73,7 +73,7 @@ fn serve(max_requests: usize) -> (tempfile::TempDir, watch::Sender<bool>, tokio:
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("sock")).unwrap();
     let (stop, stopping) = watch::channel(false);
-    let server = Server::new(Arc::new(Test), router::<Test>(), max_requests, 100);
+    let server = Server::new(Arc::new(Test), router::<Test>(), max_requests, 1000);
     (directory, stop, tokio::spawn(server.run(listener, stopping)))
 }
 
@@ -192,4 +192,22 @@ async fn who_does_not_take_its_answers_holds_up_no_stop() {
     stop.send_replace(true);
     serving.await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_connections_are_all_at_work_is_refused_with_an_answer() {
+    let (directory, _stop, _serving) = serve(0);
+    // A body that does not come keeps a connection as busy as work does.
+    let mut kept = Vec::new();
+    for _ in 0..256 {
+        let mut busy = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+        busy.write_all(b"POST /hang?api-version=2020-09-01 HTTP/1.1\r\ncontent-length: 2\r\n\r\n")
+            .await
+            .unwrap();
+        kept.push(busy);
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let refused = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+    let refused = answer(refused).await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
 }
