@@ -27,7 +27,7 @@ pub mod store;
 use std::sync::Arc;
 
 use http_common::{Peer, wait_apart};
-use key_api::{AziotKeys, Config, KeyHandle, KeyUsage};
+use key_api::{AziotKeys, Config, KeyHandle, KeyUsage, PreloadedUri};
 use zeroize::Zeroizing;
 
 use access::Access;
@@ -53,6 +53,14 @@ pub(crate) fn warn(config: &Config) {
     if pkcs11_base_slot.is_some() && pkcs11_lib_path.is_none() {
         tracing::warn!("aziot_keys.pkcs11_base_slot means nothing without pkcs11_lib_path");
     }
+    for (id, uri) in &config.preloaded_keys {
+        let missing = match uri {
+            PreloadedUri::Pkcs11(_) if pkcs11_lib_path.is_none() => "aziot_keys.pkcs11_lib_path",
+            PreloadedUri::Tpm(_) if config.tpm.is_none() => "[tpm]",
+            PreloadedUri::Pkcs11(_) | PreloadedUri::Tpm(_) | PreloadedUri::File(_) => continue,
+        };
+        tracing::warn!("the preloaded key {id:?} means nothing without {missing}");
+    }
     if let Some(path) = pkcs11_lib_path.as_deref().filter(|path| path.is_absolute() && !path.exists()) {
         tracing::warn!("aziot_keys.pkcs11_lib_path: there is no {}", path.display());
     }
@@ -62,11 +70,11 @@ impl Keyd {
     /// keyd with keys in files and, if there is a PKCS #11 library, on tokens, as `config` says. With a base slot this
     /// opens a session with its token.
     pub fn new(config: Config) -> Result<Self, Error> {
+        warn(&config);
         let AziotKeys { homedir_path, pkcs11_lib_path, pkcs11_base_slot: _ } = &config.aziot_keys;
         let store: Arc<dyn KeyStore> = match pkcs11_lib_path {
             Some(path) => Arc::new(LocatedStore::new(path, &config)?),
             None => {
-                warn(&config);
                 let files = FileStore::new(homedir_path.as_deref(), config.preloaded_keys.clone());
                 Arc::new(files.with_tpm(config.tpm.as_ref())?)
             }
