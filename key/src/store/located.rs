@@ -166,6 +166,14 @@ fn is_hidden(error: &Error) -> bool {
     matches!(error, Error::TokenUnavailable { fault, .. } if matches!(**fault, Fault::PinMissing))
 }
 
+/// What became of a file that was to be deleted: an id that is too long for one has none.
+fn none_if_too_long(deleted: Result<(), Error>) -> Result<(), Error> {
+    match deleted {
+        Err(Error::IdTooLong { .. }) => Ok(()),
+        deleted => deleted,
+    }
+}
+
 /// What is found of a key in the places where it may be.
 enum Search<T: ?Sized> {
     /// It is there.
@@ -189,7 +197,8 @@ impl<T: ?Sized> Search<T> {
     fn of_file(loaded: Result<Arc<T>, Error>) -> Self {
         match loaded {
             Ok(key) => Self::Found(key),
-            Err(Error::NoSuchKey(_)) => Self::Missing,
+            // An id that is too long for a file has none.
+            Err(Error::NoSuchKey(_) | Error::IdTooLong { .. }) => Self::Missing,
             Err(error) => Self::BadFile(error),
         }
     }
@@ -274,7 +283,7 @@ impl KeyStore for LocatedStore {
         let deleted = place.delete_key(key.id());
         self.keys.has_changed(key.id());
         deleted?;
-        if self.has_files { self.files.delete_key(key) } else { Ok(()) }
+        if self.has_files { none_if_too_long(self.files.delete_key(key)) } else { Ok(()) }
     }
 
     fn makes_pairs_elsewhere(&self, key: &Permit) -> bool {
@@ -333,6 +342,6 @@ impl KeyStore for LocatedStore {
         let deleted = place.delete_pair(key.id());
         self.pairs.has_changed(key.id());
         deleted?;
-        if self.has_files { self.files.delete_pair(key) } else { Ok(()) }
+        if self.has_files { none_if_too_long(self.files.delete_pair(key)) } else { Ok(()) }
     }
 }

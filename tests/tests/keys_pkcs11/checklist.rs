@@ -292,3 +292,18 @@ fn keys_51_preloaded_token_keys_need_the_library_only() {
     assert_eq!(client.hmac(&client.load_key("key"), b"m"), mac);
     assert_eq!(token.objects(), objects);
 }
+
+/// Labels may be longer than file names.
+#[test]
+fn keys_56_an_id_may_be_too_long_for_a_file() {
+    let (token, _keyd, client) = keyd();
+    let (pair, key) = ("p".repeat(300), "k".repeat(300));
+    let handles = [client.create_pair(&pair, "ec-p256"), client.create_key(&key, "sign")];
+    client.ecdsa(&handles[0], &[1; 32]);
+    client.hmac(&handles[1], b"m");
+    for (path, handle) in ["/keypair", "/key"].iter().zip(&handles) {
+        client.delete(path, Some(&by_handle(handle))).expect(204);
+    }
+    client.get(&format!("/keypair/{pair}")).expect(400);
+    assert_eq!(token.objects().len(), 1, "the validation key is left");
+}
