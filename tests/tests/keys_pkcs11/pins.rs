@@ -81,6 +81,37 @@ fn keys_need_11_a_wrong_pin_is_tried_once_by_all_names_and_over_restarts() {
     assert!(!memory.exists(), "a PIN that is right by now is no longer a wrong one");
 }
 
+/// A login counts for the whole process: one wrong PIN is no reason against keys whose URIs have the right one, and is asked
+/// of the token once and for all.
+#[test]
+fn keys_need_11_one_wrong_pin_of_several_for_a_token_does_no_harm() {
+    let token = SoftHsm::new();
+    let uri = |pin: &str| format!("'pkcs11:token={LABEL};object=key?pin-value={pin}'");
+    let names = format!(
+        "a-wrong = {}
+b-right = {}
+c-other = {}
+",
+        uri("0000"),
+        uri(PIN),
+        uri("1111")
+    );
+    let (setup, calls) = watched(&token, &names);
+    let mut keyd = setup.start();
+    for logins in [2, 3] {
+        let client = keyd.client();
+        for id in ["b-right", "a-wrong", "c-other"] {
+            client.post("/keypair", &json!({ "keyId": id })).expect(200);
+        }
+        assert_eq!(
+            calls.number_of("C_Login"),
+            logins,
+            "a wrong PIN is tried once, and one after the right one never"
+        );
+        keyd.restart();
+    }
+}
+
 /// Without a login a token shows public halves only. That is no reason to take the other half for missing.
 #[test]
 fn keys_need_11_without_a_pin_nothing_is_destroyed_and_all_is_refused() {

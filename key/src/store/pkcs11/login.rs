@@ -65,50 +65,73 @@ impl Logins {
         Self { by_token: Mutex::default(), refused: memory.map(Refused::new) }
     }
 
-    /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the PIN from
-    /// `source`, or by one that came with another of its names.
+    /// Logs `session` of the library that is `ready` in to the token in `slot`, which is called `name`, by the first PIN
+    /// from `sources` that is of use, or by one that came with another of its names.
     pub(super) fn log_in(
         &self,
         ready: &Ready,
         (name, slot): (&TokenName, Slot),
         session: &Session,
-        source: Option<&PinSource>,
+        sources: &[PinSource],
     ) -> Result<Standing, Fault> {
-        let info = ready.library().get_token_info(slot).map_err(Fault::said("tell about the token"))?;
-        let token = identity(&info);
+        let tell = || ready.library().get_token_info(slot).map_err(Fault::said("tell about the token"));
+        let token = identity(&tell()?);
         let login = self.of(&token);
         let turn = login.turn(ready.epoch());
         let _turn = turn.lock().expect("no panic while held");
         if is_logged_in(session)? {
             return Ok(Standing::User);
         }
-        let worked = || login.known().worked.clone().map(|(_, source)| source);
-        let Some(source) = source.cloned().or_else(worked) else {
-            return Ok(if info.login_required() { Standing::Public } else { Standing::Free });
-        };
+        let worked = login.known().worked.clone().map(|(_, source)| source);
+        let sources = sources.iter().cloned().chain(worked);
+        let mut in_vain = None;
+        for source in sources {
+            // Told anew each time: how often it still lets a PIN be wrong.
+            match self.try_source(&login, (name, &tell()?), session, source) {
+                Ok(()) => {
+                    // Of several PINs a wrong one stays wrong.
+                    if in_vain.is_none() {
+                        login.known().refused = Vec::new();
+                        self.refused.iter().for_each(|refused| refused.forget(&token));
+                    }
+                    return Ok(Standing::User);
+                }
+                Err(fault @ (Fault::PinRefused(_) | Fault::NoPin { .. })) => in_vain = Some(fault),
+                Err(fault) => return Err(fault),
+            }
+        }
+        match in_vain {
+            Some(fault) => Err(fault),
+            None if tell()?.login_required() => Ok(Standing::Public),
+            None => Ok(Standing::Free),
+        }
+    }
+
+    /// Logs in by the PIN from `source`.
+    fn try_source(
+        &self,
+        login: &Login,
+        (name, info): (&TokenName, &TokenInfo),
+        session: &Session,
+        source: PinSource,
+    ) -> Result<(), Fault> {
         let pin = pin::read(&source)?;
         let digest = pin::digest(&pin);
-        let tries = self.try_pin(&login, (name, &info), &pin)?;
+        let _tries = self.try_pin(login, (name, info), &pin)?;
         let raw = RawAuthPin::new(Box::new(pin.to_vec()));
         let fault = match session.login_with_raw(UserType::User, &raw) {
             Ok(()) => None,
             Err(error) => Some(Fault::said("log in")(error)),
         };
         let Some(fault) = fault.filter(|fault| fault.answer() != Some(RvError::UserAlreadyLoggedIn)) else {
-            let mut known = login.known();
-            (known.worked, known.refused) = (Some((digest, source)), Vec::new());
-            drop(known);
-            drop(tries);
-            if let Some(refused) = &self.refused {
-                refused.forget(&token);
-            }
-            return Ok(Standing::User);
+            login.known().worked = Some((digest, source));
+            return Ok(());
         };
         let Some(why) = refusal(&fault) else { return Err(fault) };
         login.known().refused.push((digest, why));
         tracing::error!("the token {name} refused the PIN ({why}); it is not tried again");
         if let Some(refused) = self.refused.as_ref().filter(|_| is_lasting(&fault)) {
-            refused.note(&token, &pin);
+            refused.note(&identity(info), &pin);
         }
         Err(Fault::PinRefused(why))
     }

@@ -33,7 +33,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use key_api::{KeyUsage, ObjectName, TokenName, TokenUri};
+use key_api::{KeyUsage, ObjectName, PinSource, TokenName, TokenUri};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -44,6 +44,7 @@ use crate::store::Gate;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
+use queue::Company;
 use token::{Call, Changing, Token};
 
 pub use fault::Fault;
@@ -62,8 +63,8 @@ pub(super) struct Place {
 }
 
 impl Tokens {
-    /// The tokens that `uris` name, behind the library at `path`. The first URI of a token that has a PIN decides on it.
-    /// PINs that tokens refuse are remembered below `homedir`.
+    /// The tokens that `uris` name, behind the library at `path`. Where their PINs differ, they are tried in this order,
+    /// for a login counts for the whole process. PINs that tokens refuse are remembered below `homedir`.
     pub(super) fn new<'u>(
         path: &Path,
         homedir: Option<&Path>,
@@ -72,12 +73,13 @@ impl Tokens {
         let module = Arc::new(Module::new(path, homedir));
         let mut pins = BTreeMap::new();
         for uri in uris {
-            let pin = pins.entry(uri.token().clone()).or_insert(None);
-            if pin.is_none() {
-                *pin = uri.pin().cloned();
+            let of_token: &mut Vec<PinSource> = pins.entry(uri.token().clone()).or_default();
+            if let Some(pin) = uri.pin().filter(|pin| !of_token.contains(pin)) {
+                of_token.push(pin.clone());
             }
         }
-        let token = |(name, pin): (TokenName, _)| (name.clone(), Token::new(name, pin, Arc::clone(&module)));
+        let token =
+            |(name, pins): (TokenName, _)| (name.clone(), Token::new(name, pins, Arc::clone(&module)));
         let by_name = pins.into_iter().map(token).collect();
         Self { module, by_name }
     }
@@ -100,7 +102,7 @@ impl Tokens {
     /// started again and again lock the token.
     pub(super) fn connect(&self, uri: &TokenUri) -> Result<(), Error> {
         let token = self.token(uri);
-        match token.call(START, |call| call.sees_all()) {
+        match token.call(START, Company::Any, |call| call.sees_all()) {
             Ok(()) => Ok(()),
             Err(fault) if fault.is_of_pin() => {
                 tracing::error!("keys on the token {} cannot be used: {fault}", token.name());
@@ -124,7 +126,11 @@ impl Tokens {
     fn token(&self, uri: &TokenUri) -> Arc<Token> {
         match self.by_name.get(uri.token()) {
             Some(token) => Arc::clone(token),
-            None => Token::new(uri.token().clone(), uri.pin().cloned(), Arc::clone(&self.module)),
+            None => Token::new(
+                uri.token().clone(),
+                uri.pin().cloned().into_iter().collect(),
+                Arc::clone(&self.module),
+            ),
         }
     }
 }
@@ -133,7 +139,7 @@ impl Place {
     /// The symmetric key at this place.
     pub(super) fn load_key(&self, id: &KeyId) -> Result<Arc<TokenKey>, Error> {
         let name = self.name.clone();
-        let find = self.token.call(LOOK, move |call| objects::find_key(call, &name));
+        let find = self.token.call(LOOK, Company::Any, move |call| objects::find_key(call, &name));
         match find {
             Ok(Some(_)) => Ok(Arc::new(TokenKey::new(id, &self.token, &self.name))),
             Ok(None) => Err(Error::NoSuchKey(id.clone())),
@@ -150,9 +156,9 @@ impl Place {
                 halves.map(|halves| public::public(call.session, halves)).transpose()
             }
         };
-        let mut found = self.token.call(LOOK, look(pairs::find_pair));
+        let mut found = self.token.call(LOOK, Company::Any, look(pairs::find_pair));
         if let Err(Fault::Interrupted) = found {
-            found = self.token.call_alone(LOOK, look(pairs::settle_pair));
+            found = self.token.call(LOOK, Company::Nobody, look(pairs::settle_pair));
         }
         match found {
             Ok(Some(public)) => Ok(Arc::new(TokenPair::new(id, &self.token, &self.name, public))),
@@ -169,7 +175,9 @@ impl Place {
     /// Makes a symmetric key unless there is one; whether the token can keep and use it.
     pub(super) fn create_key(&self, id: &KeyId, usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
-        let create = self.token.call_alone(GENERATE, move |call| objects::generate_key(call, &name, purpose));
+        let create = self
+            .token
+            .call(GENERATE, Company::Nobody, move |call| objects::generate_key(call, &name, purpose));
         create.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
@@ -178,15 +186,16 @@ impl Place {
     pub(super) fn import_key(&self, id: &KeyId, bytes: &[u8], usage: KeyUsage) -> Result<bool, Error> {
         let (name, purpose) = (self.name.clone(), purpose(id, usage)?);
         let bytes = Zeroizing::new(bytes.to_vec());
-        let import =
-            self.token.call_alone(LOOK, move |call| objects::import_key(call, &name, purpose, &bytes));
+        let import = self
+            .token
+            .call(LOOK, Company::Nobody, move |call| objects::import_key(call, &name, purpose, &bytes));
         import.map(|kept| kept == Kept::Yes).map_err(|fault| self.refusal(id, fault))
     }
 
     /// Destroys a symmetric key; it may be missing.
     pub(super) fn delete_key(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call_alone(LOOK, move |call| objects::destroy_key(call, &name));
+        let delete = self.token.call(LOOK, Company::Nobody, move |call| objects::destroy_key(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
@@ -194,12 +203,12 @@ impl Place {
     pub(super) fn create_pair(&self, id: &KeyId, preferences: &Preferences) -> Result<(), Error> {
         let (name, algorithms) = (self.name.clone(), preferences.iter().collect::<Vec<_>>());
         let make = move |call: &Call<'_>| pairs::make_pair(call, &name, &algorithms);
-        let made = match preferences.first() {
+        let company = match preferences.first() {
             // It takes its time, in which others go on.
-            Algorithm::Rsa(_) => self.token.call(GENERATE, make),
-            Algorithm::EcP256 | Algorithm::EcP384 => self.token.call_alone(GENERATE, make),
+            Algorithm::Rsa(_) => Company::Any,
+            Algorithm::EcP256 | Algorithm::EcP384 => Company::Nobody,
         };
-        match made {
+        match self.token.call(GENERATE, company, make) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::NoTokenAlgorithm(id.clone())),
             Err(fault) => Err(self.refusal(id, fault)),
@@ -209,7 +218,7 @@ impl Place {
     /// Destroys a key pair; it may be missing.
     pub(super) fn delete_pair(&self, id: &KeyId) -> Result<(), Error> {
         let name = self.name.clone();
-        let delete = self.token.call_alone(LOOK, move |call| pairs::destroy_pair(call, &name));
+        let delete = self.token.call(LOOK, Company::Nobody, move |call| pairs::destroy_pair(call, &name));
         delete.map_err(|fault| self.refusal(id, fault))
     }
 
@@ -217,8 +226,9 @@ impl Place {
     pub(super) fn move_pair(&self, id: &KeyId, to: &Self) -> Result<(), Error> {
         let (from, to) = (self.name.clone(), to.name.clone());
         let has_begun = AtomicBool::new(false);
-        let relocate =
-            self.token.call_alone(LOOK, move |call| pairs::move_pair(call, &from, &to, &has_begun));
+        let relocate = self
+            .token
+            .call(LOOK, Company::Nobody, move |call| pairs::move_pair(call, &from, &to, &has_begun));
         match relocate {
             Ok(()) => Ok(()),
             Err(Fault::NoObject) => Err(Internal::NothingToMove(id.clone()).into()),

@@ -30,7 +30,7 @@ use crate::store::Gate;
 /// A token that the configuration names.
 pub(super) struct Token {
     name: TokenName,
-    pin: Option<PinSource>,
+    pins: Vec<PinSource>,
     module: Arc<Module>,
     queue: Queue<Seat>,
     gate: Arc<Gate>,
@@ -115,13 +115,13 @@ struct Seated {
 }
 
 impl Token {
-    /// The token `name` behind `module`. Nothing is done yet.
-    pub(super) fn new(name: TokenName, pin: Option<PinSource>, module: Arc<Module>) -> Arc<Self> {
+    /// The token `name` behind `module`, which has one of these `pins`. Nothing is done yet.
+    pub(super) fn new(name: TokenName, pins: Vec<PinSource>, module: Arc<Module>) -> Arc<Self> {
         let words = name.to_string();
         let busy = move || Error::TokenUnavailable { token: words.clone(), fault: Box::new(Fault::Busy) };
         Arc::new(Self {
             name,
-            pin,
+            pins,
             module,
             gate: Gate::new(busy),
             queue: Queue::new("token".to_owned()),
@@ -145,26 +145,18 @@ impl Token {
         Arc::clone(&self.gate)
     }
 
-    /// Makes a call and blocks until it has returned, for `limit` at most.
+    /// Makes a call and blocks until it has returned, for `limit` at most. What changes objects wants to be alone: others
+    /// would see half of it, and some libraries themselves go wrong when objects are looked for and changed at a time.
     pub(super) fn call<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
+        company: Company,
         call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.submit(limit, Company::Any, call)?.wait(limit)?
+        self.submit(limit, company, call)?.wait(limit)?
     }
 
-    /// The same while no other call is made, for what changes objects. Others would see half of it, and some libraries
-    /// themselves go wrong when objects are looked for and changed at a time.
-    pub(super) fn call_alone<T: Send + 'static>(
-        self: &Arc<Self>,
-        limit: Duration,
-        call: impl Fn(&Call<'_>) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Fault> {
-        self.submit(limit, Company::Nobody, call)?.wait(limit)?
-    }
-
-    /// A call from a task.
+    /// A call from a task, beside others.
     pub(super) async fn call_later<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -332,7 +324,7 @@ impl Token {
         let library = ready.library();
         let slot = self.slot(library, ready.epoch())?;
         let session = library.open_rw_session_no_drop(slot).map_err(Fault::said("open a session"))?;
-        match self.module.logins().log_in(ready, (&self.name, slot), &session, self.pin.as_ref()) {
+        match self.module.logins().log_in(ready, (&self.name, slot), &session, &self.pins) {
             Ok(standing) => Ok(Seated { epoch: ready.epoch(), session, standing }),
             Err(fault) => {
                 // Nobody else has it; if it cannot be closed it is gone.
