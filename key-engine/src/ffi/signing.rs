@@ -1,7 +1,7 @@
 //! A signature under way. The parameters live in an operation of OpenSSL's own with the public part of the key, which
 //! checks them and knows what they mean; only the private operation goes to keyd.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -81,7 +81,17 @@ impl Signing {
             }
             self.md = Some(md);
         }
-        set_params(self.ctx()?, params)
+        let ctx = self.ctx()?;
+        set_params(ctx, params)?;
+        // libcrypto takes a word that it does not know for 0; `auto-digestmax` is one before 3.1.
+        let word =
+            find(params, c"saltlen").and_then(Param::text).filter(|text| text.parse::<c_int>().is_err());
+        match word.is_some() && ctx.get_int(c"saltlen")? == 0 {
+            true => Err(Error::Refused(
+                "this OpenSSL does not know this PSS salt length; use digest, max or a number",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// The operation with the parameters.
