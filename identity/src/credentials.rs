@@ -8,7 +8,7 @@ use http_common::https::Credentials;
 use http_common::sas::{SignError, Signer};
 use http_common::{Client, ClientError, StatusCode};
 use identity_api::Auth;
-use identity_api::config::{Attestation, Config, Manual, ManualCredentials, Source, Subject};
+use identity_api::config::{Attestation, Config, Dps, Manual, ManualCredentials, Source, Subject};
 use key_api::{KeyHandle, LoadKey, Sign, SignMechanism};
 
 use crate::Error;
@@ -94,13 +94,13 @@ impl Services {
                 ManualCredentials::X509 {
                     identity_cert,
                     identity_pk,
-                    csr_subject,
+                    csr_subject: _,
                     identity_auto_renew: _,
                     key_algorithm,
                 } => certificate(Certified {
                     cert_id: identity_cert.clone(),
                     key_id: identity_pk.clone(),
-                    subject: Some(subject_of_device(manual, csr_subject.as_ref())),
+                    subject: subject(source),
                     algorithm: key_algorithm.unwrap_or_default(),
                     is_made_anew: false,
                 }),
@@ -108,7 +108,7 @@ impl Services {
             Source::Dps(dps) => match &dps.attestation {
                 Attestation::SymmetricKey { symmetric_key, .. } => symmetric(symmetric_key),
                 Attestation::X509 {
-                    registration_id,
+                    registration_id: _,
                     identity_cert,
                     identity_pk,
                     identity_auto_renew: _,
@@ -116,7 +116,7 @@ impl Services {
                 } => certificate(Certified {
                     cert_id: identity_cert.clone(),
                     key_id: identity_pk.clone(),
-                    subject: registration_id.clone(),
+                    subject: subject(source),
                     algorithm: key_algorithm.unwrap_or_default(),
                     is_made_anew: false,
                 }),
@@ -146,7 +146,7 @@ impl DeviceCredentials {
             }
             Self::Certificate(certificate) => {
                 let Certified { cert_id, key_id, .. } = certificate.what();
-                certificate.first_look().await;
+                certificate.first_look().await?;
                 let loaded = certificate.workshop().handle(key_id).await;
                 let key_handle = loaded.map_err(|source| missing(key_id, source))?;
                 Ok(Auth::X509 { key_handle, cert_id: cert_id.clone() })
@@ -182,14 +182,24 @@ impl DeviceCredentials {
     }
 }
 
-/// The device's name, whatever common name is configured, and the other attributes.
-fn subject_of_device(manual: &Manual, configured: Option<&Subject>) -> Subject {
-    let common_name = manual.device_id.clone();
-    match configured {
-        Some(Subject::Attributes { others, .. }) => {
-            Subject::Attributes { common_name, others: others.clone() }
+/// Whom a new certificate of the device is for, if it has one and `source` says so. By hand it has the device's name,
+/// whatever common name is configured.
+pub(crate) fn subject(source: &Source) -> Option<Subject> {
+    match source {
+        Source::Manual(Manual {
+            device_id,
+            authentication: ManualCredentials::X509 { csr_subject, .. },
+            ..
+        }) => Some(match csr_subject {
+            Some(Subject::Attributes { others, .. }) => {
+                Subject::Attributes { common_name: device_id.clone(), others: others.clone() }
+            }
+            Some(Subject::CommonName(_)) | None => Subject::CommonName(device_id.clone()),
+        }),
+        Source::Dps(Dps { attestation: Attestation::X509 { registration_id, .. }, .. }) => {
+            registration_id.clone()
         }
-        Some(Subject::CommonName(_)) | None => Subject::CommonName(common_name),
+        Source::None | Source::Manual(_) | Source::Dps(_) => None,
     }
 }
 

@@ -110,6 +110,10 @@ impl Daemon for Identityd {
         for doubt in config.doubts() {
             tracing::warn!("{doubt}");
         }
+        let subject = credentials::subject(&config.provisioning.source);
+        if let Some(Err(error)) = subject.map(|subject| csr::name(&subject)) {
+            tracing::warn!("no certificate of the device can be requested: {}", chain(&error));
+        }
         Ok(())
     }
 

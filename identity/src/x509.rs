@@ -129,10 +129,21 @@ impl DeviceCertificate {
     }
 
     /// Wait until it has been looked at once, if that does not take too long: both may be about to be made.
-    pub(crate) async fn first_look(&self) {
+    ///
+    /// # Errors
+    ///
+    /// There is none, or nothing that is one. That it cannot be used now, or certd not be asked, is no error here.
+    pub(crate) async fn first_look(&self) -> Result<(), Error> {
         if self.seen().looks == 0 {
-            // Whether it has failed or taken too long is seen by whoever goes on.
+            // Whether it has taken too long is seen by whoever goes on.
             let _ = tokio::time::timeout(FIRST_LOOK, self.look_again()).await;
+        }
+        let Some(failure) = self.seen().failure.clone() else { return Ok(()) };
+        match self.workshop.certificate(&self.what.cert_id).await {
+            Ok(None) | Err(CertificateError::Unreadable { .. }) if self.good().is_none() => {
+                Err(Error::Certificate(failure))
+            }
+            _ => Ok(()),
         }
     }
 

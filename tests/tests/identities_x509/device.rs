@@ -12,7 +12,7 @@ use suite_tests::{
     openssl::hex,
 };
 
-use crate::cloud::{Cloud, DEVICE};
+use crate::cloud::{Cloud, DEVICE, WAIT};
 use crate::plant::{Plant, Site, common_name};
 
 #[test]
@@ -109,6 +109,25 @@ fn identity_16_by_hand_with_further_attributes_and_another_algorithm() {
     assert_eq!(plant.key("device-id").unwrap().id(), Id::EC);
     let info = plant.client().get("/identities/provisioning").expect(200).json();
     assert_eq!(info, json!({ "source": "manual", "auth": "x509" }));
+}
+
+/// There is nobody who could prove anything.
+#[test]
+fn without_a_certificate_no_identity_names_one() {
+    let site = Site::new("");
+    let config = site.manual(", csr_subject = { CN = 'ignored', NOPE = 'y' }", "");
+    let doubt = |line: &str| line.starts_with("<4>") && line.contains("NOPE") && line.contains("requested");
+    let check = ["sh", "-c", r#"exec "$@" --check-config"#, "sh"];
+    let checked = site.identityd(&config).wrapper(check).start_and_end();
+    assert!(checked.status.success() && checked.log.lines().any(doubt), "{}", checked.log);
+    let plant = site.start(&config);
+    plant.identityd.wait_for_log(WAIT, doubt);
+    plant.own().expect(500);
+    let other = plant.cloud.admin("POST", "/issue", &json!({ "common_name": DEVICE }));
+    let import = json!({ "pem": other["chain"] });
+    plant.certd.client().put("/certificates/device-id", &import).expect(201);
+    plant.keyd.client().create_pair("device-id", "ec-p256");
+    plant.own().expect(200);
 }
 
 #[test]
