@@ -54,7 +54,7 @@ journeys() {
     AZIOT_BUILT=1 AZIOT_OPENSSL="$INSTALLED/bin/openssl" AZIOT_PROVIDER=$1 \
         AZIOT_OPENSSL_FLAGS="-I$INSTALLED/include -L$INSTALLED/lib -Wl,-Bstatic -lssl -lcrypto -Wl,-Bdynamic" \
         cargo test --locked -p suite-tests --test engine -- \
-        provider:: hardship:: making:: memory:: refusals:: rotation:: speed::
+        provider:: hardship:: making:: memory:: notes:: refusals:: rotation:: speed::
 }
 
 main
