@@ -148,7 +148,7 @@ impl Cloud {
         let mut attempts = Attempts::default();
         let (mut told_the_time, mut unheard) = (false, false);
         loop {
-            if let Err(failure) = self.share_pause(call, retry, deadline).await {
+            if let Err(failure) = self.share_pause(call, deadline, retry, &mut attempts).await {
                 return Err(CloudFailure { unheard, ..failure });
             }
             let offset = self.clock.offset();
@@ -177,21 +177,21 @@ impl Cloud {
         }
     }
 
-    /// Wait for the end of a pause that another call has been asked for, after which that goes first; or fail as that did.
+    /// Wait for the end of a pause that another call has been asked for, after which that goes first. It counts like a refused
+    /// attempt, and if it is long the call has failed with that.
     async fn share_pause(
         &self,
         call: &Call<'_>,
-        retry: &RetryPolicy,
         deadline: Instant,
+        retry: &RetryPolicy,
+        attempts: &mut Attempts,
     ) -> Result<(), CloudFailure> {
         let Some((outages, server)) = self.shared(call) else { return Ok(()) };
-        let now = Instant::now;
-        while let Some((left, failure)) = outages.pauses.of(server, now()) {
-            let is_short = left <= pauses::SHARED && left < deadline.saturating_duration_since(now());
-            if retry.throttled == 0 || !is_short {
-                return Err(failure);
-            }
-            tokio::time::sleep(left + FOLLOW.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        while let Some((pause, failure)) = outages.pauses.of(server, Instant::now()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let pause = attempts.after(failure.kind, retry, left, 0.0).filter(|_| pause <= pauses::SHARED);
+            let Some(pause) = pause else { return Err(failure) };
+            tokio::time::sleep(pause + FOLLOW.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
         Ok(())
     }
