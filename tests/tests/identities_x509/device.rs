@@ -207,7 +207,7 @@ fn a_long_registration_id_is_cut_in_the_certificate_only() {
     let plant = site.start(&config);
     let info: Value = plant.client().get("/identities/provisioning").expect(200).json();
     assert_eq!(info["registration_id"], id);
-    wait_for("the certificate", crate::cloud::WAIT, || {
+    wait_for("the certificate", WAIT, || {
         (plant.certd.client().get("/certificates/device-id").status == 200).then_some(())
     });
     assert_eq!(common_name(&plant.certificate("device-id")), "x".repeat(63));
