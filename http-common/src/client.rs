@@ -1,6 +1,9 @@
 //! Calls an endpoint over a Unix socket, with connections kept for the next call. Knows no service.
 
+mod absence;
+
 use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,10 +17,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use crate::error::ErrorBody;
 use crate::wire::{self, Encoded};
 use crate::{ApiError, Endpoint, Service};
+use absence::Absence;
 
 /// A client of one service.
 #[derive(Debug, Clone)]
@@ -72,6 +77,8 @@ struct Inner {
     socket: PathBuf,
     limit: Duration,
     idle: Mutex<VecDeque<SendRequest<Full<Bytes>>>>,
+    /// For a client that looks twice.
+    absence: Option<Mutex<Absence>>,
 }
 
 impl Client {
@@ -82,7 +89,17 @@ impl Client {
 
     /// A client whose calls may take `limit`.
     pub fn with_limit(socket: impl Into<PathBuf>, limit: Duration) -> Self {
-        Self { inner: Arc::new(Inner { socket: socket.into(), limit, idle: Mutex::default() }) }
+        Self::of(socket.into(), limit, None)
+    }
+
+    /// The same for a service that may just be started again: who finds nobody at the socket looks once more, up to 3 s
+    /// later. Nothing was sent by then, so that every request may be made so.
+    pub fn patient(self) -> Self {
+        Self::of(self.inner.socket.clone(), self.inner.limit, Some(Mutex::default()))
+    }
+
+    fn of(socket: PathBuf, limit: Duration, absence: Option<Mutex<Absence>>) -> Self {
+        Self { inner: Arc::new(Inner { socket, limit, idle: Mutex::default(), absence }) }
     }
 
     /// The socket it calls.
@@ -156,8 +173,7 @@ impl Inner {
     }
 
     async fn connect(&self, service: &'static str) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(service, error))?;
+        let stream = self.reach().await.map_err(|error| self.unreachable(service, error))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(service, error))?;
         tokio::spawn(async move {
@@ -166,6 +182,26 @@ impl Inner {
             }
         });
         Ok(sender)
+    }
+
+    async fn reach(&self) -> io::Result<UnixStream> {
+        let Some(absence) = &self.absence else { return UnixStream::connect(&self.socket).await };
+        let known = || absence.lock().expect("no panic while held");
+        let reached = match UnixStream::connect(&self.socket).await {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                let pause = known().pause(Instant::now());
+                if pause.is_zero() {
+                    return Err(error);
+                }
+                tokio::time::sleep(pause).await;
+                UnixStream::connect(&self.socket).await
+            }
+            first => first,
+        };
+        if reached.is_ok() {
+            known().is_over();
+        }
+        reached
     }
 
     async fn collect(&self, service: &'static str, body: Incoming) -> Result<Bytes, ClientError> {

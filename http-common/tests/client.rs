@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_common::{Client, ClientError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
 
 /// Asks something.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -36,13 +38,17 @@ fn answer(path: &Path, reply: String) {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
         loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = [0; 1024];
-            while stream.read(&mut head).await.is_ok_and(|count| count > 0) {
-                stream.write_all(reply.as_bytes()).await.unwrap();
-            }
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(converse(stream, reply.clone()));
         }
     });
+}
+
+async fn converse(mut stream: UnixStream, reply: String) {
+    let mut head = [0; 1024];
+    while stream.read(&mut head).await.is_ok_and(|count| count > 0) {
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -66,4 +72,31 @@ async fn a_reply_that_says_it_is_no_json_is_none() {
     let (_dir, path) = socket();
     answer(&path, "HTTP/1.1 204 No Content\r\ncontent-type: text/plain\r\n\r\n".to_owned());
     Client::new(&path).call(&Change {}).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patient_client_finds_a_service_that_is_started_again() {
+    let (_dir, path) = socket();
+    let (hasty, patient) = (Client::new(&path), Client::new(&path).patient());
+    let start = Instant::now();
+    assert!(hasty.call(&Change {}).await.unwrap_err().is_transport() && start.elapsed().is_zero());
+    let started = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        answer(&path, "HTTP/1.1 204 No Content\r\n\r\n".to_owned());
+    };
+    let (one, other, ()) = tokio::join!(patient.call(&Change {}), patient.call(&Change {}), started);
+    assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_stays_away_is_waited_for_once_and_by_all_at_once() {
+    let (_dir, path) = socket();
+    let client = Client::new(&path).patient();
+    let start = Instant::now();
+    let (one, other) = tokio::join!(client.call(&Change {}), client.call(&Change {}));
+    assert!(one.is_err_and(|error| error.is_transport()) && other.is_err());
+    let waited = start.elapsed();
+    assert_eq!(waited.as_secs(), 3);
+    assert!(client.call(&Change {}).await.is_err());
+    assert_eq!(start.elapsed(), waited, "known to be away");
 }

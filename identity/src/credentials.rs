@@ -59,7 +59,7 @@ impl Services {
     /// The services that `config` names. Asks none of them.
     pub(crate) fn new(config: &Config) -> Self {
         let socket = |service| config.endpoints.of(service);
-        let keyd = Client::new(socket(Service::Keyd).path());
+        let keyd = Client::new(socket(Service::Keyd).path()).patient();
         let workshop = Workshop::new(keyd.clone(), socket(Service::Certd).path());
         let tpmd = Tpmd::new(Client::new(socket(Service::Tpmd).path()));
         Self { keyd, workshop, tpmd, kept: Mutex::default() }

@@ -50,7 +50,7 @@ pub(crate) struct Workshop {
 impl Workshop {
     /// Of the services behind these clients. Asks nobody.
     pub(crate) fn new(keyd: Client, certd: &Path) -> Self {
-        Self { keyd, certd: Client::with_limit(certd, CERTD_LIMIT), engine: Arc::default() }
+        Self { keyd, certd: Client::with_limit(certd, CERTD_LIMIT).patient(), engine: Arc::default() }
     }
 
     /// The key pair with its certificate, which is requested if certd has none. They fit together and are valid now.

@@ -39,6 +39,7 @@ impl Error {
             Self::Hub(error) => of_cloud(error.kind()),
             Self::ModuleExists { .. } => "moduleExists",
             Self::NoSuchModule { .. } => "noSuchModule",
+            Self::DeviceKey { source, .. } if source.is_transport() => "keydUnreachable",
             Self::DeviceKey { .. } => "noDeviceKey",
             Self::NoDomain => "noDomain",
             Self::Unfinished => "unfinished",
@@ -94,7 +95,7 @@ fn of_cloud(kind: FailureKind) -> &'static str {
 mod tests {
     use std::sync::Arc;
 
-    use http_common::{ApiError, StatusCode};
+    use http_common::{ApiError, ClientError, StatusCode};
 
     use super::*;
 
@@ -105,6 +106,9 @@ mod tests {
             status: Some(StatusCode::TOO_MANY_REQUESTS),
             ..CloudFailure::invalid(StatusCode::OK, "x")
         };
+        let silent = ClientError::TimedOut { service: "keyd", limit: Duration::from_secs(30) };
+        let error = ApiError::new(StatusCode::BAD_REQUEST, "no");
+        let refused = ClientError::Refused { service: "keyd", error };
         let shared = Error::Shared(Arc::new(Error::Hub(throttled.into())));
         let facts =
             |code, cloud_status, retry_after_seconds| Facts { code, cloud_status, retry_after_seconds };
@@ -113,6 +117,14 @@ mod tests {
             (Error::Dps(dps_client::Error::Disabled), facts(Some("cloudRefused"), None, None)),
             (Error::ModuleExists { id: "m".to_owned() }, facts(Some("moduleExists"), None, None)),
             (Error::NoDomain, facts(Some("noDomain"), None, None)),
+            (
+                Error::DeviceKey { id: "k".to_owned(), source: silent },
+                facts(Some("keydUnreachable"), None, None),
+            ),
+            (
+                Error::DeviceKey { id: "k".to_owned(), source: refused },
+                facts(Some("noDeviceKey"), None, None),
+            ),
         ] {
             assert_eq!(ApiError::from(error).facts.as_deref(), Some(&expected));
         }

@@ -1,12 +1,14 @@
 //! The device's own identity: checklist 15, 18, 21, 48, 62, 64.
 
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 use suite_tests::{
     harness::{IDENTITYD, Setup},
     keys::Keys,
     openssl::hmac,
+    subject,
 };
 
 use crate::cloud::{Cloud, DEVICE, Site, identityd, keyd, manual};
@@ -96,6 +98,26 @@ fn identity_62_tokens_byte_for_byte() {
 }
 
 #[test]
+fn a_keyd_that_is_started_again_is_waited_for() {
+    let cloud = Cloud::start(&[]);
+    let key = cloud.add_device();
+    let mut keyd = keyd(&key);
+    let identityd = identityd(&cloud, &keyd, &manual(&cloud, "")).start();
+    let client = identityd.client();
+    client.get("/identities/identity").expect(200);
+    keyd.restart(); // so that no connection is left
+    let socket = keyd.setup().socket_path().to_owned();
+    let away = socket.with_extension("away");
+    fs::rename(&socket, &away).unwrap();
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| client.get("/identities/identity"));
+        thread::sleep(Duration::from_millis(300)); // so that nobody was found
+        fs::rename(&away, &socket).unwrap();
+        asked.join().unwrap().expect(200);
+    });
+}
+
+#[test]
 fn identity_15_device_404_when_keyd_has_no_key_or_is_away() {
     let cloud = Cloud::start(&[]);
     let key = cloud.add_device();
@@ -107,6 +129,9 @@ fn identity_15_device_404_when_keyd_has_no_key_or_is_away() {
     assert!(message.contains("\"other\""), "{message}");
     keyd.terminate();
     client.get("/identities/identity").expect(404);
+    if !subject::is_foreign() {
+        assert_eq!(client.get("/identities/identity").expect(404).string("code"), "keydUnreachable");
+    }
     let info: Value = client.version("2021-12-01").get("/identities/provisioning").expect(200).json();
     assert_eq!(info, json!({ "source": "manual", "auth": "sas" }));
 }
