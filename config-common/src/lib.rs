@@ -190,8 +190,8 @@ fn refused(
     }
 }
 
-/// `reason` without the value that serde quotes in it, as `invalid type: string "0815", expected a map`: configuration may hold
-/// a PIN. Where it stands is told beside.
+/// `reason` without the value that serde quotes in it, as `invalid type: string "0815", expected a map`, or `url` after it:
+/// configuration may hold a PIN. Where it stands is told beside.
 fn without_value(reason: &str) -> String {
     let quotes_value = QUOTING.iter().any(|start| reason.starts_with(start));
     match reason.rsplit_once(", expected ").filter(|_| quotes_value) {
@@ -199,7 +199,10 @@ fn without_value(reason: &str) -> String {
             let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
             format!("{kind}, expected {expected}")
         }
-        None => reason.to_owned(),
+        None => match reason.split_once(": \"").filter(|_| reason.ends_with('"')) {
+            Some((what, _)) => what.to_owned(),
+            None => reason.to_owned(),
+        },
     }
 }
 
@@ -344,11 +347,12 @@ mod tests {
             byte: u8,
             user: User,
             source: Source,
+            url: Option<url::Url>,
         }
         impl Default for Strict {
             fn default() -> Self {
                 let (table, text) = Default::default();
-                Self { table, text, byte: 0, user: User::Uid(0), source: Source::Manual }
+                Self { table, text, byte: 0, user: User::Uid(0), source: Source::Manual, url: None }
             }
         }
         for (text, expected) in [
@@ -365,6 +369,8 @@ mod tests {
             ("text = \"a\\0815\"", ""),
             ("byte = 815", "byte: invalid value: integer, expected u8"),
             ("user = -815", "user: invalid value: integer, expected a user's number"),
+            ("url = 'https//joe:0815@x'", "url: relative URL without a base"),
+            (r#"url = "https://joe:0815\": \"@[""#, "url: invalid IPv6 address"),
             ("source = '0815'", "source: unknown variant, expected `Manual`"),
         ] {
             let error = read_texts::<Strict>(text, &[]).unwrap_err();
