@@ -23,6 +23,7 @@ mod queue;
 mod refused;
 mod reply;
 mod slot;
+mod threads;
 mod token;
 mod use_key;
 
@@ -44,7 +45,7 @@ use crate::store::Gate;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
-use queue::Company;
+use threads::Company;
 use token::{Call, Changing, Token};
 
 pub use fault::Fault;

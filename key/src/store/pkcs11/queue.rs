@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::Fault;
 use super::reply::{Answer, Reply, pause, reply};
+use super::threads::{Company, Running, Thread, Threads};
 
 /// Threads that each own a `W`, and the jobs that wait for them. The threads are started as they are needed.
 pub(super) struct Queue<W> {
@@ -35,8 +36,7 @@ struct Shared<W> {
 
 struct State<W> {
     waiting: VecDeque<Job<W>>,
-    /// What each thread is at. The place of one that has ended is taken by the next one.
-    threads: Vec<Thread>,
+    threads: Threads,
     idle: usize,
     /// Threads that have done their job and watch for the next one.
     watching: usize,
@@ -44,36 +44,6 @@ struct State<W> {
     last_return: Instant,
     last_probe: Instant,
     is_closed: bool,
-}
-
-#[derive(Clone, Copy)]
-enum Thread {
-    Ended,
-    Idle,
-    Running(Running),
-}
-
-#[derive(Clone, Copy)]
-struct Running {
-    since: Instant,
-    limit: Duration,
-    company: Company,
-}
-
-impl Running {
-    /// Whether it should have returned.
-    fn is_overdue(&self, now: Instant) -> bool {
-        now > self.since + self.limit
-    }
-}
-
-/// What may run at the same time as a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Company {
-    /// Any other job that does not mind.
-    Any,
-    /// No other job, but for those that do not come back.
-    Nobody,
 }
 
 struct Job<W> {
@@ -106,7 +76,7 @@ impl<W: Default + Send + 'static> Queue<W> {
         let now = Instant::now();
         let state = State {
             waiting: VecDeque::new(),
-            threads: Vec::new(),
+            threads: Threads::default(),
             idle: 0,
             watching: 0,
             max_threads: 1,
@@ -147,13 +117,13 @@ impl<W: Default + Send + 'static> Queue<W> {
             // It is taken up within a microsecond or so.
         } else if state.idle > 0 {
             self.shared.more.notify_one();
-        } else if state.running() < state.most(Instant::now()) {
-            let index = state.place();
+        } else if state.threads.count() < state.most(Instant::now()) {
+            let index = state.threads.place();
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK);
             if thread.spawn(move || shared.work(index)).is_err() {
-                state.threads[index] = Thread::Ended;
-                if state.running() == 0 {
+                state.threads.set(index, Thread::Ended);
+                if state.threads.count() == 0 {
                     state.waiting.clear();
                     return Err(Fault::Thread);
                 }
@@ -187,13 +157,13 @@ impl<W> State<W> {
     /// Whether one more job may wait.
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
         // Those before whom others have come back may just be slow.
-        let stalled = self.overdue(now).filter(|running| self.last_return < running.since);
+        let stalled = self.threads.overdue(now).filter(|running| self.last_return < running.since);
         if let Some(Running { since, limit, company: _ }) =
             stalled.min_by_key(|running| running.since).copied()
         {
             // A new thread joins those that do not come back not at once, but when that has lasted.
             let is_lasting = now > since + limit + PROBE_EVERY;
-            let has_thread = self.idle > 0 || (is_lasting && self.running() < self.most(now));
+            let has_thread = self.idle > 0 || (is_lasting && self.threads.count() < self.most(now));
             if !has_thread || now <= self.last_probe + PROBE_EVERY {
                 return Err(Fault::Stalled(now - since));
             }
@@ -205,48 +175,15 @@ impl<W> State<W> {
         }
     }
 
-    /// Threads that have not ended.
-    fn running(&self) -> usize {
-        self.threads.iter().filter(|thread| !matches!(thread, Thread::Ended)).count()
-    }
-
     /// How many there may be: others take the place of some that do not come back.
     fn most(&self, now: Instant) -> usize {
-        self.max_threads + self.overdue(now).count().min(MAX_LOST)
-    }
-
-    /// Threads whose call should have returned.
-    fn overdue(&self, now: Instant) -> impl Iterator<Item = &Running> {
-        self.jobs().filter(move |running| running.is_overdue(now))
-    }
-
-    /// What the threads are at.
-    fn jobs(&self) -> impl Iterator<Item = &Running> {
-        self.threads.iter().filter_map(|thread| match thread {
-            Thread::Running(running) => Some(running),
-            Thread::Ended | Thread::Idle => None,
-        })
+        self.max_threads + self.threads.overdue(now).count().min(MAX_LOST)
     }
 
     /// The next job, if it may begin beside those that run.
     fn next(&mut self, now: Instant) -> Option<Job<W>> {
-        let company = self.waiting.front()?.company;
-        let minds = |running: &Running| company == Company::Nobody || running.company == Company::Nobody;
-        if self.jobs().any(|running| minds(running) && !running.is_overdue(now)) {
-            return None;
-        }
-        self.waiting.pop_front()
-    }
-
-    /// The place of a new thread.
-    fn place(&mut self) -> usize {
-        let free = self.threads.iter().position(|thread| matches!(thread, Thread::Ended));
-        let index = free.unwrap_or(self.threads.len());
-        match free {
-            Some(index) => self.threads[index] = Thread::Idle,
-            None => self.threads.push(Thread::Idle),
-        }
-        index
+        let next = self.waiting.front()?;
+        if self.threads.have_room_for(next.company, now) { self.waiting.pop_front() } else { None }
     }
 }
 
@@ -277,22 +214,23 @@ impl<W: Default> Shared<W> {
         let mut context = W::default();
         let mut state = self.state();
         loop {
-            if state.running() > state.most(Instant::now()) {
+            if state.threads.count() > state.most(Instant::now()) {
                 // It was taken for lost.
-                state.threads[index] = Thread::Ended;
+                state.threads.set(index, Thread::Ended);
                 return;
             }
             let since = Instant::now();
             if let Some(mut job) = state.next(since) {
                 let is_last = job.given_up.is_some_and(|given_up| since > given_up + PATIENCE);
                 self.length.store(state.waiting.len(), Ordering::Release);
-                state.threads[index] =
-                    Thread::Running(Running { since, limit: job.limit, company: job.company });
+                state
+                    .threads
+                    .set(index, Thread::Running(Running { since, limit: job.limit, company: job.company }));
                 drop(state);
                 // The one who waits for it learns of a panic from the end of its reply.
                 let done = catch_unwind(AssertUnwindSafe(|| (job.work)(&mut context, Last(is_last))));
                 state = self.state();
-                state.threads[index] = Thread::Idle;
+                state.threads.set(index, Thread::Idle);
                 state.last_return = Instant::now();
                 if job.company == Company::Nobody {
                     self.more.notify_all();
@@ -332,13 +270,13 @@ impl<W> Shared<W> {
     ) -> Option<MutexGuard<'s, State<W>>> {
         state.waiting.push_front(job);
         self.length.store(state.waiting.len(), Ordering::Release);
-        let others = state.running() - 1 - state.overdue(Instant::now()).count();
+        let others = state.threads.count() - 1 - state.threads.overdue(Instant::now()).count();
         if others == 0 {
             drop(state);
             thread::sleep(POLL);
             return Some(self.state());
         }
-        state.threads[index] = Thread::Ended;
+        state.threads.set(index, Thread::Ended);
         state.max_threads = others;
         drop(state);
         self.more.notify_one();
@@ -470,7 +408,7 @@ mod tests {
         let second = hang();
         assert!(first.wait(LIMIT).is_err() && second.wait(LIMIT).is_err());
         let begun = Instant::now();
-        while queue.shared.state().overdue(Instant::now()).count() < 2 && begun.elapsed() < LONG {
+        while queue.shared.state().threads.overdue(Instant::now()).count() < 2 && begun.elapsed() < LONG {
             thread::sleep(POLL);
         }
         assert!(matches!(
@@ -492,16 +430,16 @@ mod tests {
             }
             what(&queue.shared.state())
         };
-        assert!(holds(&|state| state.overdue(Instant::now()).count() == 1));
+        assert!(holds(&|state| state.threads.overdue(Instant::now()).count() == 1));
         assert!(lost.wait(LIMIT).is_err());
         // Somebody asks now and then, and then all may ask.
         for _ in 0..4 {
             let admitted = (0..).find_map(|_| queue.submit(LONG, Company::Any, |_| Outcome::Done(1)).ok());
             assert_eq!(admitted.unwrap().wait(LONG).ok(), Some(1));
         }
-        assert_eq!(queue.shared.state().running(), 2);
+        assert_eq!(queue.shared.state().threads.count(), 2);
         end.send(()).unwrap();
-        assert!(holds(&|state| state.running() == 1));
+        assert!(holds(&|state| state.threads.count() == 1));
         assert_eq!(queue.submit(LONG, Company::Any, |_| Outcome::Done(3)).unwrap().wait(LONG).ok(), Some(3));
     }
 
@@ -560,7 +498,7 @@ mod tests {
         let begun = Instant::now();
         let threads = || {
             let state = queue.shared.state();
-            (state.running(), state.max_threads)
+            (state.threads.count(), state.max_threads)
         };
         round();
         // A busy machine may not have let each thread have a job.

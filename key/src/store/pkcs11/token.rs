@@ -21,9 +21,10 @@ use super::fault::{Fault, Remedy};
 use super::instance::Ready;
 use super::login::{Standing, is_logged_in};
 use super::module::Module;
-use super::queue::{Company, Outcome, Queue};
+use super::queue::{Outcome, Queue};
 use super::reply::Reply;
 use super::slot::{find_slot, sessions};
+use super::threads::Company;
 use crate::Error;
 use crate::store::Gate;
 
