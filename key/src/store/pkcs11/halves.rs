@@ -42,8 +42,8 @@ impl Parts {
         self.private.iter().chain(&self.public).copied()
     }
 
-    /// The pair that they are. Of several, those belong together that have one `CKA_ID`, the lowest one at each look; or
-    /// else those of which one signs what the other one takes for good.
+    /// The pair that they are. Of several, the first one that belongs together for having one `CKA_ID`; or else for the
+    /// one half signing what the other one takes for good.
     pub(super) fn pair(&self, session: &Session) -> Result<Option<Halves>, Fault> {
         match (self.public.as_slice(), self.private.as_slice()) {
             ([], _) | (_, []) => return Ok(None),
@@ -51,8 +51,7 @@ impl Parts {
             _ => {}
         }
         let named = |half: &ObjectHandle| Ok((id(session, *half)?, *half));
-        let mut public = self.public.iter().map(named).collect::<Result<Vec<_>, Fault>>()?;
-        public.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let public = self.public.iter().map(named).collect::<Result<Vec<_>, Fault>>()?;
         let private = self.private.iter().map(named).collect::<Result<Vec<_>, Fault>>()?;
         let pairs = || public.iter().flat_map(|public| private.iter().map(move |private| (public, private)));
         let is_only = |id: &[u8]| private.iter().filter(|(other, _)| other == id).count() == 1;
