@@ -46,13 +46,13 @@ pub enum BadConfig {
         "provisioning.local_gateway_hostname cannot be used with source = \"dps\"; use source = \"manual\""
     )]
     DpsThroughGateway,
-    /// A text that must not be empty, or is not a host name.
-    #[error("provisioning.{key} cannot be {value:?}")]
+    /// A text that must not be empty, or is not a host name. It may be a connection string, so it is not repeated.
+    #[error("provisioning.{key} {why}")]
     Unusable {
         /// The key below `provisioning`.
         key: &'static str,
-        /// What was configured.
-        value: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
 }
 
@@ -167,7 +167,10 @@ impl Config {
 fn check_dps(dps: &Dps) -> Result<(), BadConfig> {
     let Dps { global_endpoint, scope_id, payload: _, attestation } = dps;
     if !matches!(global_endpoint.scheme(), "https" | "http") || global_endpoint.host().is_none() {
-        return Err(BadConfig::Unusable { key: "global_endpoint", value: global_endpoint.to_string() });
+        return Err(BadConfig::Unusable {
+            key: "global_endpoint",
+            why: "is no URL of http or https with a host",
+        });
     }
     not_empty("scope_id", scope_id)?;
     let id = match attestation {
@@ -182,7 +185,7 @@ fn check_dps(dps: &Dps) -> Result<(), BadConfig> {
 
 fn not_empty(key: &'static str, value: &str) -> Result<(), BadConfig> {
     match value.trim().is_empty() {
-        true => Err(BadConfig::Unusable { key, value: value.to_owned() }),
+        true => Err(BadConfig::Unusable { key, why: "is empty" }),
         false => Ok(()),
     }
 }
@@ -190,9 +193,9 @@ fn not_empty(key: &'static str, value: &str) -> Result<(), BadConfig> {
 /// A host name with or without port; anything that would mean something else in a URL is refused.
 fn host(key: &'static str, value: &str) -> Result<(), BadConfig> {
     let bad = value.is_empty()
-        || value.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%\"<>".contains(c));
+        || value.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\?#@%\"<>;=".contains(c));
     match bad {
-        true => Err(BadConfig::Unusable { key, value: value.to_owned() }),
+        true => Err(BadConfig::Unusable { key, why: "is no host name" }),
         false => Ok(()),
     }
 }

@@ -182,6 +182,7 @@ fn what_reads_well_and_cannot_be_used() {
     let check = |text: &str, expected: Option<&str>| {
         let found = with(text).unwrap().check().err().map(|bad| bad.to_string());
         assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
+        assert!(found.as_ref().is_none_or(|text| !text.contains("0815")), "{found:?}");
         assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{text}");
     };
     let principal = |rest: &str| format!("[[principal]]\nuid = 1\nname = 'x'\n{rest}\n");
@@ -199,6 +200,8 @@ fn what_reads_well_and_cannot_be_used() {
     check(&format!("{NONE}local_gateway_hostname = 'g'"), None);
     check(&MANUAL.replace("'h'", "'h:8443'"), None);
     check(&MANUAL.replace("'h'", "'https://h/'"), Some("iothub_hostname"));
+    let connection_string = "'HostName=h;DeviceId=d;SharedAccessKey=0815'";
+    check(&MANUAL.replace("'h'", connection_string), Some("provisioning.iothub_hostname is no host name"));
     check(&MANUAL.replace("'d'", "' '"), Some("device_id"));
     check(&DPS.replace("'r'", "''"), Some("registration_id"));
     check(&format!("{DPS}global_endpoint = 'file:///x'"), Some("global_endpoint"));
