@@ -30,6 +30,25 @@ pub(crate) async fn read(body: Incoming, headers: &HeaderMap) -> Result<Zeroizin
     }
 }
 
+/// Reads a body that is not needed, for at most [`DISCARD_TIME`]: a client that sends its head first gets its answer to the
+/// whole request, instead of a connection that is closed while it writes.
+pub(crate) async fn discard(mut body: Incoming, headers: &HeaderMap) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let reading = async {
+        let mut total = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            total += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if total > DISCARD_LIMIT {
+                break;
+            }
+        }
+    };
+    // It ends early only for a client that has stopped sending.
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
 async fn collect(mut body: Incoming, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut total = 0;
     while let Some(frame) = body.frame().await {
@@ -65,9 +84,11 @@ fn too_large() -> Failure {
 
 /// A larger body is refused with 413.
 pub const BODY_LIMIT: usize = 1 << 20;
-/// How much of a body that is too large is read and thrown away before the refusal.
+/// How much of a body that is too large, or that nobody needs, is read and thrown away before the answer.
 const DISCARD_LIMIT: usize = 16 << 20;
 /// Bytes set aside on the word of a `content-length`.
 const FIRST_BUFFER: usize = 16 << 10;
+/// How long a body may take to arrive that is thrown away.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(5);

@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::apart::with_slot;
-use crate::body::read;
+use crate::body::{discard, read};
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
@@ -223,12 +223,28 @@ impl<S: Handlers> Server<S> {
         body: Incoming,
         pattern: &mut &'static str,
     ) -> Outcome {
-        let matched = self.router.find(&head.uri).map_err(Failure::plain)?;
-        *pattern = matched.pattern;
+        let found = self.router.find(&head.uri);
+        if let Ok(matched) = &found {
+            *pattern = matched.pattern;
+        }
+        let matched = match found.and_then(|matched| refused(head).map_or(Ok(matched), Err)) {
+            Ok(matched) => matched,
+            Err(refusal) => {
+                discard(body, &head.headers).await;
+                return Err(Failure::plain(refusal));
+            }
+        };
         let bytes;
         let body = match head.method {
-            Method::GET => Body::Absent,
-            Method::POST | Method::DELETE => {
+            Method::GET => {
+                discard(body, &head.headers).await;
+                Body::Absent
+            }
+            Method::PUT => {
+                bytes = read(body, &head.headers).await?;
+                Body::Json(&bytes)
+            }
+            _ => {
                 bytes = read(body, &head.headers).await?;
                 match (bytes.is_empty(), is_json(&head.headers)) {
                     (true, _) => Body::Absent,
@@ -236,12 +252,6 @@ impl<S: Handlers> Server<S> {
                     (false, true) => Body::Json(&bytes),
                 }
             }
-            Method::PUT if !is_json(&head.headers) => return Err(Failure::plain(unsupported_type())),
-            Method::PUT => {
-                bytes = read(body, &head.headers).await?;
-                Body::Json(&bytes)
-            }
-            _ => return Err(Failure::plain(method_not_allowed(&head.method))),
         };
         let prepared =
             matched.prepare(&self.state, peer.clone(), &head.method, &body).map_err(Failure::plain)?;
@@ -351,8 +361,17 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn unsupported_type() -> ApiError {
-    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content-type has to be application/json")
+/// Why a request is refused whose path is known, if its head alone says so.
+fn refused(head: &http::request::Parts) -> Option<ApiError> {
+    match head.method {
+        Method::GET | Method::POST | Method::DELETE => None,
+        Method::PUT if is_json(&head.headers) => None,
+        Method::PUT => {
+            let message = "the content-type has to be application/json";
+            Some(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+        _ => Some(method_not_allowed(&head.method)),
+    }
 }
 
 /// Whether the body counts as JSON: also without any type, or with one that is not readable text.
