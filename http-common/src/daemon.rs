@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::listener::{ListenError, listen, place};
 use crate::server::Server;
+use crate::stop::Stop;
 use crate::{ApiVersion, Handlers, Router, chain, log};
 
 /// A daemon: a configuration, a state made of it, and its endpoints.
@@ -159,7 +160,7 @@ fn load_and_run<D: Daemon>(check_only: bool) -> Result<(), StartError<D::Error>>
         listener.set_nonblocking(true).map_err(system("non-blocking socket"))?;
         let listener = tokio::net::UnixListener::from_std(listener).map_err(system("socket"))?;
         let state = D::start(config).await.map_err(StartError::State)?;
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stop::No);
         let server = Server::new(
             Arc::clone(&state),
             D::router().assuming(common.assumed_version),
@@ -199,14 +200,14 @@ async fn supervise<D: Daemon>(
 }
 
 /// Lets the server end: when the accepted requests are done, or at the next signal.
-async fn drain(mut serving: JoinHandle<()>, stop: &watch::Sender<bool>, signals: &mut Signals) {
-    stop.send_replace(true);
+async fn drain(mut serving: JoinHandle<()>, stop: &watch::Sender<Stop>, signals: &mut Signals) {
+    stop.send_replace(Stop::Drain);
     tokio::select! {
         // A panic of the accept loop is all that this could report, and the log has it.
         _ = &mut serving => {}
         () = told(&mut signals.stop) => {
             tracing::warn!("told to stop once more: the requests that are not done are given up");
-            stop.send_replace(true);
+            stop.send_replace(Stop::Now);
             let _ = serving.await;
         }
     }

@@ -66,6 +66,7 @@ pub mod retry;
 mod router;
 pub mod sas;
 mod server;
+mod stop;
 mod version;
 mod wire;
 
@@ -81,5 +82,6 @@ pub use local::Local;
 pub use peer::Peer;
 pub use router::Router;
 pub use server::Server;
+pub use stop::Stop;
 pub use version::{ApiVersion, Versions};
 pub use wire::round_trip;

@@ -25,6 +25,7 @@ use crate::limit::Limits;
 use crate::log::Repeats;
 use crate::reply::{error_reply, last, say, success_reply};
 use crate::router::{Body, Failure, Outcome, Prepared, method_not_allowed};
+use crate::stop::{LAST_ANSWERS, Stop, answered, leaving, told};
 use crate::{ApiError, Handlers, Peer, Router};
 
 /// A service on a socket.
@@ -55,16 +56,16 @@ impl<S: Handlers> Server<S> {
         }
     }
 
-    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most or until `stop`
-    /// is sent once more; those that are still not done are told so.
-    pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<bool>) {
+    /// Accepts connections until `stop` says so, then lets the accepted requests finish, for 30 s at most or until it says
+    /// [`Stop::Now`]; those that are still not done are told so.
+    pub async fn run(self, listener: UnixListener, mut stop: watch::Receiver<Stop>) {
         let server = Arc::new(self);
         let reaper = tokio::spawn(Arc::clone(&server.connections).reap());
         let mut pause = ACCEPT_PAUSE_MIN;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = told(&mut stop) => break,
+                () = told(&mut stop, Stop::Drain) => break,
             };
             match accepted {
                 Ok((stream, _)) => {
@@ -84,7 +85,7 @@ impl<S: Handlers> Server<S> {
         server.drain(stop).await;
     }
 
-    async fn drain(&self, mut stop: watch::Receiver<bool>) {
+    async fn drain(&self, mut stop: watch::Receiver<Stop>) {
         let done = async || {
             while self.connections.count() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -93,7 +94,7 @@ impl<S: Handlers> Server<S> {
         tokio::select! {
             () = done() => return,
             () = tokio::time::sleep(DRAIN_LIMIT) => {}
-            Ok(()) = stop.changed() => {}
+            Ok(_) = stop.wait_for(|stop| *stop == Stop::Now) => {}
         }
         self.given_up.send_replace(true);
         // A client that does not take its answer is not waited for any longer.
@@ -101,7 +102,7 @@ impl<S: Handlers> Server<S> {
     }
 
     /// Starts a task for a new connection. One whose peer is unknown is dropped.
-    fn open(self: &Arc<Self>, stream: UnixStream, stop: watch::Receiver<bool>) {
+    fn open(self: &Arc<Self>, stream: UnixStream, stop: watch::Receiver<Stop>) {
         match Peer::of(&stream) {
             Ok(peer) => match self.connections.register(peer.uid) {
                 Some(place) => drop(tokio::spawn(Arc::clone(self).converse(stream, peer, place, stop))),
@@ -128,7 +129,7 @@ impl<S: Handlers> Server<S> {
         stream: UnixStream,
         peer: Peer,
         place: Registered,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
     ) {
         let connection = Arc::clone(&place.connection);
         let is_stopping = &stop.clone();
@@ -136,7 +137,7 @@ impl<S: Handlers> Server<S> {
             let (server, peer, connection) = (Arc::clone(&self), peer.clone(), Arc::clone(&connection));
             async move {
                 let reply = server.answer(&peer, &connection, request).await;
-                Ok::<_, Infallible>(if *is_stopping.borrow() { last(reply) } else { reply })
+                Ok::<_, Infallible>(if *is_stopping.borrow() >= Stop::Drain { last(reply) } else { reply })
             }
         });
         let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
@@ -192,7 +193,7 @@ impl<S: Handlers> Server<S> {
         let outcome = tokio::select! {
             biased;
             outcome = self.outcome(peer, &head, body, &mut pattern) => outcome,
-            () = told(&mut given_up) => Err(Failure::stopped()),
+            () = told(&mut given_up, true) => Err(Failure::stopped()),
         };
         let status = match &outcome {
             Ok(success) => success.status,
@@ -326,39 +327,10 @@ fn later(mut refusal: ApiError) -> ApiError {
     refusal
 }
 
-/// Returns when the connection has to go: it was told so, or it is time to stop and the head of a request that was on its
-/// way has come to its end or had its time.
-async fn leaving(stop: &mut watch::Receiver<bool>, connection: &Connection) {
-    tokio::select! {
-        () = connection.closing() => return,
-        () = told(stop) => {}
-    }
-    let head = async {
-        while connection.phase().0 == Phase::Head {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let _ = tokio::time::timeout(LAST_HEADS, head).await;
-}
-
-/// Returns some time after the answer of a connection was given, which the client may not take.
-async fn answered(connection: &Connection) {
-    while connection.phase().0 == Phase::Busy {
-        tokio::time::sleep(LAST_ANSWERS).await;
-    }
-    tokio::time::sleep(LAST_ANSWERS).await;
-}
-
 fn digest(text: &str) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Returns when it is time to stop.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // The sender being gone means the same.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Why a request is refused whose path is known, if its head alone says so.
@@ -398,9 +370,5 @@ const RETRY_SECS: u64 = 1;
 const USER_CONNECTIONS: usize = 256;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
-/// How long the heads of those may still take that had begun to arrive.
-const LAST_HEADS: Duration = Duration::from_secs(1);
-/// How long the answers to those that took longer may take to get out.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_common::{ApiError, Handlers, Peer, Serve, Server, StatusCode, wait_apart};
+use http_common::{ApiError, Handlers, Peer, Serve, Server, StatusCode, Stop, wait_apart};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -69,10 +69,10 @@ impl Serve<Look> for Test {
 }
 
 /// The service with `max_requests`, a directory with its socket, and what ends it when it is told or dropped.
-fn serve(max_requests: usize) -> (tempfile::TempDir, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+fn serve(max_requests: usize) -> (tempfile::TempDir, watch::Sender<Stop>, tokio::task::JoinHandle<()>) {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("sock")).unwrap();
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(Stop::No);
     let server = Server::new(Arc::new(Test), router::<Test>(), max_requests, 1000);
     (directory, stop, tokio::spawn(server.run(listener, stopping)))
 }
@@ -128,7 +128,7 @@ async fn what_is_not_done_when_the_service_ends_is_answered() {
     // One in work, and one that waits for its turn.
     let asked = [ask(&directory, "POST /hang").await, ask(&directory, "POST /hang").await];
     tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.send_replace(true);
+    stop.send_replace(Stop::Drain);
     let start = Instant::now();
     serving.await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(30), "accepted requests have their time");
@@ -155,7 +155,7 @@ async fn a_head_that_does_not_end_is_answered_and_holds_up_no_stop() {
     let mut late = UnixStream::connect(&socket).await.unwrap();
     late.write_all(b"GET /look?api-version=2020-09-01 HTTP/1.1\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.send_replace(true);
+    stop.send_replace(Stop::Drain);
     let start = Instant::now();
     tokio::time::sleep(Duration::from_millis(500)).await;
     late.write_all(b"\r\n").await.unwrap();
@@ -173,9 +173,9 @@ async fn told_twice_the_service_waits_for_nobody() {
     let asked = ask(&directory, "POST /hang").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let start = Instant::now();
-    stop.send_replace(true);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    stop.send_replace(true);
+    stop.send_replace(Stop::Drain);
+    // Before the first has been taken note of.
+    stop.send_replace(Stop::Now);
     serving.await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
     assert!(answer(asked).await.starts_with("HTTP/1.1 503 "));
@@ -189,7 +189,7 @@ async fn who_does_not_take_its_answers_holds_up_no_stop() {
     let sent = tokio::time::timeout(Duration::from_secs(1), unread.write_all(&requests)).await;
     assert!(sent.is_err(), "the server stops reading when nobody reads its answers");
     let start = Instant::now();
-    stop.send_replace(true);
+    stop.send_replace(Stop::Drain);
     serving.await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_common::{
-    ApiError, ApiVersion, Client, ClientError, Handlers, Peer, Router, Serve, Server, StatusCode, blocking,
-    listen,
+    ApiError, ApiVersion, Client, ClientError, Handlers, Peer, Router, Serve, Server, StatusCode, Stop,
+    blocking, listen,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -117,9 +117,9 @@ fn serve(
     router: Router<Test>,
     max_requests: usize,
     max_connections: usize,
-) -> (watch::Sender<bool>, std::thread::JoinHandle<()>) {
+) -> (watch::Sender<Stop>, std::thread::JoinHandle<()>) {
     let listener = listen(socket).unwrap();
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(Stop::No);
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -135,7 +135,7 @@ fn serve(
 struct Running {
     _dir: tempfile::TempDir,
     socket: PathBuf,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -162,7 +162,7 @@ impl Running {
     }
 
     fn stop(&mut self) {
-        self.stop.send_replace(true);
+        self.stop.send_replace(Stop::Drain);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
