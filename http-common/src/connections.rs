@@ -77,17 +77,17 @@ impl Connections {
         Arc::new(Self { max, max_of_user, open: Mutex::default(), opened: Notify::new() })
     }
 
-    /// Registers a connection of `uid`. With `max` open ones, one that waits for its client's next request has to
-    /// go: the longest waiting one of the uid that has the most. With `max_of_user` of its own, one of those has to; if
-    /// requests are under way on all of them, there is no place.
+    /// Registers a connection of `uid`. With `max_of_user` of its own, one that waits for its client's next request has to
+    /// go; if requests are under way on all of them, there is no place, and nobody else has to make any. With `max` open
+    /// ones, the longest waiting one of the uid that has the most has to go.
     pub(crate) fn register(self: &Arc<Self>, uid: u32) -> Option<Registered> {
         let mut open = self.lock();
-        if open.by_id.len() >= self.max {
-            open.evict();
-        }
         let is_full = open.by_uid.get(&uid).is_some_and(|count| *count >= self.max_of_user);
         if is_full && !open.evict_one(|of| of == uid) {
             return None;
+        }
+        if open.by_id.len() >= self.max {
+            open.evict();
         }
         let id = open.next_id;
         open.next_id += 1;
@@ -294,6 +294,19 @@ mod tests {
         assert!(all.register(2).is_none() && all.register(1).is_some());
         drop(busy);
         assert!(all.register(2).is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_makes_room_for_a_user_who_is_refused_or_makes_it_itself() {
+        let all = Connections::new(2, 1);
+        let modest = all.register(1).unwrap();
+        let greedy = all.register(2).unwrap();
+        greedy.connection.enter(Phase::Busy);
+        assert!(all.register(2).is_none());
+        assert!(!is_closing(&modest).await);
+        greedy.connection.enter(Phase::Idle);
+        assert!(all.register(2).is_some());
+        assert!(is_closing(&greedy).await && !is_closing(&modest).await);
     }
 
     #[tokio::test]
