@@ -188,7 +188,8 @@ impl Cloud {
     ) -> Result<(), CloudFailure> {
         let Some((outages, server)) = self.shared(call) else { return Ok(()) };
         while let Some((pause, failure)) = outages.pauses.of(server, Instant::now()) {
-            let left = deadline.saturating_duration_since(Instant::now());
+            // Some time must be left for the call.
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(FOLLOW);
             let pause = attempts.after(failure.kind, retry, left, 0.0).filter(|_| pause <= pauses::SHARED);
             let Some(pause) = pause else { return Err(failure) };
             tokio::time::sleep(pause + FOLLOW.mul_f64(0.5 + fastrand::f64() / 2.0)).await;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
 use super::*;
 use crate::retry::{FailureKind, RetryPolicy};
@@ -19,14 +19,16 @@ fn cloud_with(retry: RetryPolicy, authority: X509, clock: &Arc<ServerClock>) -> 
 }
 
 async fn call(cloud: &Cloud, server: &TestServer) -> Result<Reply, CloudFailure> {
+    call_until(cloud, server, Instant::now() + Duration::from_secs(20)).await
+}
+
+async fn call_until(cloud: &Cloud, server: &TestServer, deadline: Instant) -> Result<Reply, CloudFailure> {
     let scope = Scope::hub("hub", "device");
     let uri = format!("https://localhost:{}/", server.port).parse().unwrap();
     let body = Some(Bytes::from_static(b"{}"));
     let call =
         Call { method: Method::PUT, uri, if_match: None, body, scope: &scope, accept: &[StatusCode::OK] };
-    cloud
-        .call(&call, &Credentials::Sas(SharedKey::new([7; 32])), Instant::now() + Duration::from_secs(20))
-        .await
+    cloud.call(&call, &Credentials::Sas(SharedKey::new([7; 32])), deadline).await
 }
 
 /// The expiry of the token in a request.
@@ -66,59 +68,67 @@ async fn a_pause_beyond_the_deadline_fails_at_once() {
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-/// Until a call waits since the server has asked for a pause.
-async fn until_paused(outages: &Outages, server: &TestServer) {
-    let name = format!("localhost:{}", server.port);
-    while outages.pauses.of(&name, Instant::now()).is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// Somebody has been asked for a pause of so many seconds from now on.
+fn begin_pause(outages: &Outages, server: &TestServer, status: u16, seconds: u64) -> Instant {
+    let status = StatusCode::from_u16(status).unwrap();
+    let busy = CloudFailure::from_answer(status, &HeaderMap::new(), b"busy", SystemTime::now());
+    let until = Instant::now() + Duration::from_secs(seconds);
+    outages.pauses.begin(&format!("localhost:{}", server.port), busy, until);
+    until
+}
+
+fn well() -> (TestServer, X509) {
+    TestServer::localhost(|_| answer(200, "", "{}"))
 }
 
 #[tokio::test]
 async fn a_short_pause_is_shared_by_all_who_would_make_one() {
-    let begun = std::sync::OnceLock::new();
-    let (server, authority) = TestServer::localhost(move |_| {
-        match begun.get_or_init(Instant::now).elapsed() < Duration::from_millis(1500) {
-            true => answer(429, "retry-after: 2\r\n", ""),
-            false => answer(200, "", "{}"),
-        }
-    });
+    let (server, authority) = well();
     let outages = Arc::<Outages>::default();
     let impatient = RetryPolicy { throttled: 0, ..RetryPolicy::cloud(1) };
     let impatient = cloud_with(impatient, authority.clone(), &Arc::default()).sparing(Arc::clone(&outages));
     let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
-    let others = async {
-        until_paused(&outages, &server).await;
-        let told = call(&impatient, &server).await.unwrap_err();
-        assert!(matches!(told.kind, FailureKind::Throttled { retry_after: Some(_) }));
-        assert_eq!(server.requests().len(), 1);
-        call(&cloud, &server).await
-    };
-    let (first, second) = tokio::join!(call(&cloud, &server), others);
-    first.unwrap();
-    second.unwrap();
-    assert_eq!(server.requests().len(), 3, "only the first was refused");
+    let until = begin_pause(&outages, &server, 429, 2);
+    call(&cloud, &server).await.unwrap();
+    assert!(Instant::now() >= until);
+    begin_pause(&outages, &server, 429, 9);
+    let told = call(&impatient, &server).await.unwrap_err();
+    assert!(matches!(told.kind, FailureKind::Throttled { retry_after: Some(_) }));
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn who_was_not_asked_for_a_long_pause_is_told_at_once() {
-    let (server, authority) = TestServer::localhost(|_| answer(503, "retry-after: 15\r\n", ""));
+    let (server, authority) = TestServer::localhost(|_| answer(503, "retry-after: 60\r\n", ""));
     let outages = Arc::<Outages>::default();
     let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
+    let deadline = Instant::now() + Duration::from_secs(200);
     let others = async {
-        until_paused(&outages, &server).await;
-        assert!(outages.is_paused(Instant::now()));
-        call(&cloud, &server).await
+        while !outages.is_paused(Instant::now()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        call_until(&cloud, &server, deadline).await
     };
     let told = tokio::select! {
-        first = call(&cloud, &server) => first,
+        first = call_until(&cloud, &server, deadline) => first,
         second = others => second,
     };
     let told = told.unwrap_err();
     assert_eq!(told.status, Some(StatusCode::SERVICE_UNAVAILABLE));
-    let left = told.kind.retry_after().unwrap();
-    assert!(left > Duration::from_secs(10), "{left:?}");
+    assert!(told.kind.retry_after().is_some());
     assert_eq!(server.requests().len(), 1);
+}
+
+/// Else the server, which nobody has asked, would be taken for one that cannot be reached.
+#[tokio::test]
+async fn a_pause_that_leaves_no_time_for_the_call_is_not_waited_for() {
+    let (server, authority) = well();
+    let outages = Arc::<Outages>::default();
+    let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
+    let until = begin_pause(&outages, &server, 429, 9);
+    let told = call_until(&cloud, &server, until + Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(told.kind, FailureKind::Throttled { .. }), "{told:?}");
+    assert_eq!((outages.left(Instant::now()), server.requests().len()), (Duration::ZERO, 0));
 }
 
 #[tokio::test]
