@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::ApiError;
 use crate::router::Success;
@@ -43,9 +44,18 @@ pub(crate) fn last(mut reply: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     reply
 }
 
+/// Says `error` to a client of whose request nothing was read, once that begins to come or is too long in coming. Nor does
+/// the connection break while the rest is on its way: who writes then would get an error for that, and not the answer.
+pub(crate) async fn say_to_request(mut stream: UnixStream, error: &ApiError) {
+    let _ = timeout(PATIENCE, stream.readable()).await;
+    say(&mut stream, error).await;
+    let _ = stream.shutdown().await;
+    let _ = timeout(PATIENCE, tokio::io::copy(&mut stream, &mut tokio::io::sink())).await;
+}
+
 /// Says `error` on a connection without a request that could be answered. A client that does not read learns it from the
 /// end of the connection.
-pub(crate) async fn say(mut stream: UnixStream, error: &ApiError) {
+pub(crate) async fn say(stream: &mut UnixStream, error: &ApiError) {
     let body = error.body();
     let retry_after =
         error.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
@@ -54,12 +64,12 @@ pub(crate) async fn say(mut stream: UnixStream, error: &ApiError) {
         error.status,
         body.len()
     );
-    if tokio::time::timeout(PATIENCE, stream.write_all(&[head.into_bytes(), body].concat())).await.is_err() {
+    if timeout(PATIENCE, stream.write_all(&[head.into_bytes(), body].concat())).await.is_err() {
         tracing::debug!("a client neither sent its request nor took the reply");
     }
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// How long a client that sent no request may take to read what is said to it.
+/// How long a client that sent no request may take to send one, and to read what is said to it.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -23,7 +23,7 @@ use crate::body::{discard, read};
 use crate::connections::{Connection, Connections, Phase, Registered, Watched};
 use crate::limit::Limits;
 use crate::log::Repeats;
-use crate::reply::{error_reply, last, say, success_reply};
+use crate::reply::{error_reply, last, say, say_to_request, success_reply};
 use crate::router::{Body, Failure, Outcome, Prepared, method_not_allowed};
 use crate::stop::{LAST_ANSWERS, Stop, answered, leaving, told};
 use crate::{ApiError, Handlers, Peer, Router};
@@ -36,6 +36,8 @@ pub struct Server<S> {
     /// For requests that wait for others, so that they keep nobody from the rest.
     waiting_limits: Arc<Limits>,
     connections: Arc<Connections>,
+    /// For connections beside those, until their users have been told that they have too many.
+    refusals: Limits,
     repeats: Repeats,
     /// Whether those that are still not done after the signal to stop are given up.
     given_up: watch::Sender<bool>,
@@ -51,6 +53,7 @@ impl<S: Handlers> Server<S> {
             limits: Limits::new(max_requests),
             waiting_limits: Arc::new(Limits::new(max_requests)),
             connections: Connections::new(max_connections, connections_of_user(max_requests)),
+            refusals: Limits::new(USER_REFUSALS),
             repeats: Repeats::default(),
             given_up: watch::Sender::new(false),
         }
@@ -115,12 +118,17 @@ impl<S: Handlers> Server<S> {
         }
     }
 
-    /// Tells somebody with too many connections, before any request.
+    /// Tells somebody with too many connections. If many wait already to be told so, the connection is closed.
     fn refuse(&self, stream: UnixStream, peer: &Peer) {
         let message = format!("user {} has too many requests under way; try again later", peer.uid);
         let failure = Failure::plain(later(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)));
         self.log_failure(peer, "a new connection", &failure);
-        tokio::spawn(async move { say(stream, &failure.reply).await });
+        if let Some(place) = self.refusals.try_admit(peer.uid) {
+            tokio::spawn(async move {
+                say_to_request(stream, &failure.reply).await;
+                drop(place);
+            });
+        }
     }
 
     /// Answers all requests of one connection.
@@ -171,7 +179,7 @@ impl<S: Handlers> Server<S> {
             None if connection.phase().0 == Phase::Head => {
                 let late = "the head of the request did not arrive in time";
                 let late = ApiError::new(StatusCode::REQUEST_TIMEOUT, late);
-                say(http.into_parts().io.into_inner().stream, &late).await;
+                say(&mut http.into_parts().io.into_inner().stream, &late).await;
             }
             None => {}
         }
@@ -368,6 +376,8 @@ const MAX_HEAD: usize = 417_792;
 const RETRY_SECS: u64 = 1;
 /// Connections of one user beside those for requests in work.
 const USER_CONNECTIONS: usize = 256;
+/// Connections of one user that are told at a time that they are too many.
+const USER_REFUSALS: usize = 64;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);

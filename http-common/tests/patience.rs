@@ -207,7 +207,19 @@ async fn a_user_whose_connections_are_all_at_work_is_refused_with_an_answer() {
         kept.push(busy);
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let refused = UnixStream::connect(directory.path().join("sock")).await.unwrap();
-    let refused = answer(refused).await;
-    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+    // None of them breaks under a client that takes its time between connecting, head and body, or sends nothing.
+    for pauses in [&[0, 0][..], &[500, 0], &[0, 500], &[]] {
+        let mut refused = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+        for pause in pauses {
+            tokio::time::sleep(Duration::from_millis(*pause)).await;
+            refused.write_all(b"POST /hang HTTP/1.1\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+        }
+        let refused = answer(refused).await;
+        assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+    }
+    let mut silent = Vec::new();
+    for _ in 0..65 {
+        silent.push(UnixStream::connect(directory.path().join("sock")).await.unwrap());
+    }
+    assert_eq!(answer(silent.pop().unwrap()).await, "", "they are not without limit");
 }
