@@ -184,9 +184,14 @@ impl<S: Signer> HubClient<S> {
 }
 
 impl Device {
+    /// Who is asked for its modules, as it stands in URLs: host, and port if one was given.
+    pub fn server(&self) -> Cow<'_, str> {
+        in_url(self.gateway.as_deref().unwrap_or(&self.hub))
+    }
+
     /// The URL of the device's modules or of one of them.
     fn uri(&self, module_id: Option<&str>) -> Result<Uri, Error> {
-        let host = in_url(self.gateway.as_deref().unwrap_or(&self.hub));
+        let host = self.server();
         let device = path_segment(&self.device_id);
         let module = match module_id {
             None => String::new(),

@@ -205,6 +205,7 @@ async fn names_that_are_no_names_go_nowhere() {
         [("fd00::17", "[fd00::17]"), ("[fd00::17]:8443", "[fd00::17]:8443"), ("::1", "[::1]")]
     {
         let device = Device { hub: "h".into(), gateway: Some(gateway.into()), device_id: "d".into() };
+        assert_eq!(device.server(), device.uri(None).unwrap().authority().unwrap().as_str());
         let expected = format!("https://{host}/devices/d/modules?api-version=2017-11-08-preview");
         assert_eq!(device.uri(None).unwrap().to_string(), expected);
     }

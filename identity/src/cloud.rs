@@ -63,9 +63,9 @@ impl CloudAccess {
         self.outages.left(Instant::now())
     }
 
-    /// Whether a service has asked to be left alone for long, so that whoever would ask it now is told so.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.outages.is_paused(Instant::now())
+    /// Whether `server` has asked to be left alone for long, so that whoever would ask it now is told so.
+    pub(crate) fn is_paused(&self, server: &str) -> bool {
+        self.outages.is_paused(server, Instant::now())
     }
 
     /// Calls by a device with these credentials.

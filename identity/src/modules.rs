@@ -162,7 +162,9 @@ impl Modules {
 
     /// Whether nothing is known that would keep the hub from answering.
     pub(crate) fn is_hub_well(&self) -> bool {
-        self.gate().is_open() && self.cloud.outage_left().is_zero() && !self.cloud.is_paused()
+        self.gate().is_open()
+            && self.cloud.outage_left().is_zero()
+            && !self.cloud.is_paused(&self.device.server())
     }
 
     /// One module.

@@ -61,9 +61,9 @@ impl Outages {
         self.servers().values().map(|server| server.outage.left(now)).max().unwrap_or_default()
     }
 
-    /// Whether a server has asked to be left alone for long while a call waits to ask it once more; others fail meanwhile.
-    pub fn is_paused(&self, now: Instant) -> bool {
-        self.pauses.is_long(now)
+    /// Whether `server` has asked to be left alone for long while a call waits to ask it once more; others fail meanwhile.
+    pub fn is_paused(&self, server: &str, now: Instant) -> bool {
+        self.pauses.is_long(server, now)
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<Box<str>, Server>> {

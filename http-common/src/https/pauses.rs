@@ -41,9 +41,9 @@ impl Pauses {
         Some((left, again(failure, left)))
     }
 
-    /// Whether others are told so at `now`, since it takes long.
-    pub(super) fn is_long(&self, now: Instant) -> bool {
-        self.lock().values().any(|pause| pause.until.saturating_duration_since(now) > SHARED)
+    /// Whether others are told so of `server` at `now`, since it takes long.
+    pub(super) fn is_long(&self, server: &str, now: Instant) -> bool {
+        self.lock().get(server).is_some_and(|pause| pause.until.saturating_duration_since(now) > SHARED)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Pause>> {
@@ -93,7 +93,8 @@ mod tests {
         assert_eq!(told.kind, FailureKind::Server { retry_after: Some(left) });
         assert_eq!((told.status, &*told.message), (Some(StatusCode::TOO_MANY_REQUESTS), "busy"));
         assert!(pauses.of("dps", at(12)).is_none());
-        assert!(pauses.is_long(at(19)) && !pauses.is_long(at(20)));
+        assert!(pauses.is_long("hub", at(19)) && !pauses.is_long("hub", at(20)));
+        assert!(!pauses.is_long("dps", at(19)));
         assert!(pauses.of("hub", at(30)).is_none());
     }
 }

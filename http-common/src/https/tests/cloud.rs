@@ -103,8 +103,9 @@ async fn who_was_not_asked_for_a_long_pause_is_told_at_once() {
     let outages = Arc::<Outages>::default();
     let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
     let deadline = Instant::now() + Duration::from_secs(200);
+    let name = format!("localhost:{}", server.port);
     let others = async {
-        while !outages.is_paused(Instant::now()) {
+        while !outages.is_paused(&name, Instant::now()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         call_until(&cloud, &server, deadline).await
