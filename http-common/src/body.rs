@@ -30,7 +30,7 @@ pub(crate) async fn read(body: Incoming, headers: &HeaderMap) -> Result<Zeroizin
     }
 }
 
-/// Reads a body that is not needed, for at most [`DISCARD_TIME`]: a client that sends its head first gets its answer to the
+/// Reads a body that is not needed, for at most [`BODY_TIME`]: a client that sends its head first gets its answer to the
 /// whole request, instead of a connection that is closed while it writes.
 pub(crate) async fn discard(mut body: Incoming, headers: &HeaderMap) {
     if headers.contains_key(EXPECT) {
@@ -46,7 +46,7 @@ pub(crate) async fn discard(mut body: Incoming, headers: &HeaderMap) {
         }
     };
     // It ends early only for a client that has stopped sending.
-    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+    let _ = tokio::time::timeout(BODY_TIME, reading).await;
 }
 
 async fn collect(mut body: Incoming, mut bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -88,7 +88,5 @@ pub const BODY_LIMIT: usize = 1 << 20;
 const DISCARD_LIMIT: usize = 16 << 20;
 /// Bytes set aside on the word of a `content-length`.
 const FIRST_BUFFER: usize = 16 << 10;
-/// How long a body may take to arrive that is thrown away.
-const DISCARD_TIME: Duration = Duration::from_secs(1);
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(5);

@@ -223,3 +223,25 @@ async fn a_user_whose_connections_are_all_at_work_is_refused_with_an_answer() {
     }
     assert_eq!(answer(silent.pop().unwrap()).await, "", "they are not without limit");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_the_body_after_the_head_gets_an_answer_that_the_head_decides() {
+    let (directory, _stop, _serving) = serve(1);
+    let heads = [
+        ("POST /nothing?api-version=2020-09-01", "application/json", "404"),
+        ("PATCH /look?api-version=2020-09-01", "application/json", "400"),
+        ("PUT /look?api-version=2020-09-01", "text/plain", "415"),
+        ("POST /look", "application/json", "400"),
+    ];
+    let mut stream = UnixStream::connect(directory.path().join("sock")).await.unwrap();
+    for (line, kind, status) in heads {
+        let head = format!("{line} HTTP/1.1\r\ncontent-type: {kind}\r\ncontent-length: 4\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        stream.write_all(b"null").await.unwrap();
+        let mut reply = [0; 512];
+        let length = stream.read(&mut reply).await.unwrap();
+        let reply = str::from_utf8(&reply[..length]).unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {reply}");
+    }
+}

@@ -346,27 +346,6 @@ fn a_large_body_is_answered_with_413_even_to_who_sends_all_of_it_first() {
 }
 
 #[test]
-fn who_sends_the_body_after_the_head_gets_an_answer_that_the_head_decides() {
-    let server = Running::start(10, 100);
-    let heads = [
-        ("POST /nothing?api-version=2020-09-01", "application/json", "404"),
-        ("PATCH /echo?api-version=2020-09-01", "application/json", "400"),
-        ("PUT /echo?api-version=2020-09-01", "text/plain", "415"),
-        ("POST /echo", "application/json", "400"),
-    ];
-    let mut stream = server.connect();
-    for (line, kind, status) in heads {
-        write!(stream, "{line} HTTP/1.1\r\ncontent-type: {kind}\r\ncontent-length: 4\r\n\r\n").unwrap();
-        std::thread::sleep(Duration::from_millis(50));
-        stream.write_all(b"null").unwrap();
-        let mut reply = [0; 512];
-        let length = stream.read(&mut reply).unwrap();
-        let reply = str::from_utf8(&reply[..length]).unwrap();
-        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {reply}");
-    }
-}
-
-#[test]
 fn at_the_connection_limit_the_longest_idle_connection_makes_room() {
     let server = Running::start(10, 4);
     let mut first = server.connect();
