@@ -61,7 +61,7 @@ impl Endpoint {
     pub fn unix(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let endpoint = Self(path.into());
         match refusal(endpoint.0.as_os_str()) {
-            Some(reason) => Err(Error::BadEndpoint { uri: endpoint.to_string(), reason }),
+            Some(reason) => Err(Error::BadEndpoint { reason }),
             None => Ok(endpoint),
         }
     }
@@ -81,7 +81,7 @@ impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(uri: &str) -> Result<Self, Error> {
-        parse(uri).map(Self).map_err(|reason| Error::BadEndpoint { uri: uri.to_owned(), reason })
+        parse(uri).map(Self).map_err(|reason| Error::BadEndpoint { reason })
     }
 }
 

@@ -60,10 +60,8 @@ pub enum Error {
     },
 
     /// A text is not the URI of a Unix socket.
-    #[error("the endpoint {uri} cannot be used, {reason}")]
+    #[error("the endpoint cannot be used, {reason}")]
     BadEndpoint {
-        /// The text.
-        uri: String,
         /// What is wrong with it.
         reason: &'static str,
     },

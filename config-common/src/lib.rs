@@ -327,7 +327,7 @@ mod tests {
         check(
             "",
             "endpoints.aziot_keyd = 'http://x'",
-            "d/20-b.toml:1: endpoints.aziot_keyd: the endpoint http://x cannot",
+            "d/20-b.toml:1: endpoints.aziot_keyd: the endpoint cannot be used, there are no TCP sockets",
         );
         check("", "max_requests = ", "d/20-b.toml:1: ");
         check("a = 1\na = 2", "", "main.toml:2: ");
@@ -348,11 +348,20 @@ mod tests {
             user: User,
             source: Source,
             url: Option<url::Url>,
+            socket: Option<Endpoint>,
         }
         impl Default for Strict {
             fn default() -> Self {
                 let (table, text) = Default::default();
-                Self { table, text, byte: 0, user: User::Uid(0), source: Source::Manual, url: None }
+                Self {
+                    table,
+                    text,
+                    byte: 0,
+                    user: User::Uid(0),
+                    source: Source::Manual,
+                    url: None,
+                    socket: None,
+                }
             }
         }
         for (text, expected) in [
@@ -371,6 +380,7 @@ mod tests {
             ("user = -815", "user: invalid value: integer, expected a user's number"),
             ("url = 'https//joe:0815@x'", "url: relative URL without a base"),
             (r#"url = "https://joe:0815\": \"@[""#, "url: invalid IPv6 address"),
+            ("socket = '0815'", "socket: the endpoint cannot be used, it is not a URI"),
             ("source = '0815'", "source: unknown variant, expected `Manual`"),
         ] {
             let error = read_texts::<Strict>(text, &[]).unwrap_err();

@@ -12,11 +12,9 @@ impl Config {
             Source::None => {}
             Source::Manual(manual) => doubts.extend(of_device(manual)),
             Source::Dps(dps) => {
-                if !dps.scope_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                    doubts.push(format!(
-                        "provisioning.scope_id {:?} has more than letters and digits",
-                        dps.scope_id
-                    ));
+                if let Some(odd) = dps.scope_id.chars().find(|c| !c.is_ascii_alphanumeric()) {
+                    doubts
+                        .push(format!("provisioning.scope_id has {odd:?}, and has to be letters and digits"));
                 }
                 doubts.extend(of_registration(&dps.attestation));
             }
@@ -47,9 +45,9 @@ impl Config {
 fn of_device(manual: &Manual) -> Vec<String> {
     let Manual { iothub_hostname: _, device_id, authentication } = manual;
     let mut doubts = Vec::new();
-    if !is_hub_name(device_id) {
+    if let Some(why) = why_no_hub_name(device_id) {
         doubts.push(format!(
-            "provisioning.device_id {device_id:?} cannot be the name of a device at a hub, which has 1 to {LONGEST_NAME} letters, digits and {HUB_CHARACTERS}"
+            "provisioning.device_id {why}: it cannot be the name of a device at a hub, which has 1 to {LONGEST_NAME} letters, digits and {HUB_CHARACTERS}"
         ));
     }
     if let ManualCredentials::X509 { .. } = authentication {
@@ -68,9 +66,9 @@ fn of_registration(attestation: &Attestation) -> Vec<String> {
     };
     let key = "provisioning.attestation.registration_id";
     let mut doubts = Vec::new();
-    if !is_registration_id(id) {
+    if let Some(why) = why_no_registration_id(id) {
         doubts.push(format!(
-            "{key} {id:?} is none for DPS, which takes 1 to {LONGEST_NAME} letters, digits and - . _ : and no sign first or last"
+            "{key} {why}: it is none for DPS, which takes 1 to {LONGEST_NAME} letters, digits and - . _ : and no sign first or last"
         ));
     }
     if is_certified {
@@ -82,23 +80,31 @@ fn of_registration(attestation: &Attestation) -> Vec<String> {
 fn too_long_for_certificate(key: &str, id: &str, judge: &str) -> Option<String> {
     (id.len() > LONGEST_COMMON_NAME).then(|| {
         format!(
-            "{key} {id:?} is longer than a common name can be: a certificate that is made for it has {LONGEST_COMMON_NAME} bytes of it, by which {judge} does not know the device"
+            "{key} is longer than a common name can be: a certificate that is made for it has {LONGEST_COMMON_NAME} bytes of it, by which {judge} does not know the device"
         )
     })
 }
 
-fn is_hub_name(id: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&id.len())
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || HUB_CHARACTERS.contains(c))
-        && id.bytes().any(|byte| byte != b'.')
+fn why_no_hub_name(id: &str) -> Option<String> {
+    let is_dots = || id.bytes().all(|byte| byte == b'.').then(|| "has nothing but dots".to_owned());
+    why_no_name(id, HUB_CHARACTERS).or_else(is_dots)
 }
 
-fn is_registration_id(id: &str) -> bool {
+fn why_no_registration_id(id: &str) -> Option<String> {
     let is_sign = |c: char| !c.is_ascii_alphanumeric();
-    (1..=LONGEST_NAME).contains(&id.len())
-        && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c))
-        && !id.starts_with(is_sign)
-        && !id.ends_with(is_sign)
+    let ends = || {
+        (id.starts_with(is_sign) || id.ends_with(is_sign)).then(|| "begins or ends with a sign".to_owned())
+    };
+    why_no_name(id, "-._:").or_else(ends)
+}
+
+/// What is wrong with a name, if anything is. Does not repeat it: it may be a connection string or a key in a wrong place.
+fn why_no_name(id: &str, signs: &str) -> Option<String> {
+    match id.chars().find(|c| !c.is_ascii_alphanumeric() && !signs.contains(*c)) {
+        Some(odd) => Some(format!("has {odd:?}")),
+        None if !(1..=LONGEST_NAME).contains(&id.len()) => Some(format!("has {} characters", id.len())),
+        None => None,
+    }
 }
 
 /// Labels of letters, digits, `-` and `_` (which hosts in the field have), joined by dots.

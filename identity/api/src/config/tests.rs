@@ -243,6 +243,7 @@ fn doubts_tell_names_that_will_not_do() {
         assert_eq!(config.check(), Ok(()), "upstream takes it: {text}");
         assert_eq!(doubts.len(), usize::from(expected.is_some()), "{text}: {doubts:?}");
         assert!(doubts.concat().contains(expected.unwrap_or_default()), "{text}: {doubts:?}");
+        assert!(!doubts.concat().contains("0815"), "{doubts:?}");
     };
     let (long, longest) = ("x".repeat(65), "x".repeat(128));
     let x509 = |id: &str| {
@@ -260,11 +261,16 @@ fn doubts_tell_names_that_will_not_do() {
         check(&DPS.replace("'r'", bad), Some("registration_id"));
     }
     check(&DPS.replace("'s'", "'0ne/1'"), Some("scope_id"));
+    // What people put in a wrong place.
+    check(&DPS.replace("'s'", "'0815/+w=='"), Some("scope_id has '/'"));
+    check(&DPS.replace("'r'", "'0815/+w=='"), Some("registration_id has '/'"));
+    check(&MANUAL.replace("'d'", "'HostName=h;SharedAccessKey=0815'"), Some("device_id has ';'"));
     check(&x509(&long[1..]), None);
     check(&x509(&long), Some("64 bytes"));
     check(MANUAL, None);
     check(&MANUAL.replace("'d'", "\"Pump=7'(a)\""), None);
-    check(&MANUAL.replace("'d'", "'a b'"), Some("device_id"));
+    check(&MANUAL.replace("'d'", "'a b'"), Some("device_id has ' '"));
+    check(&MANUAL.replace("'d'", "'..'"), Some("nothing but dots"));
     check(&MANUAL.replace("'d'", &format!("'{long}'")), None);
     let certified =
         MANUAL.replace("'sas', device_id_pk = 'device-id'", "'x509', identity_cert = 'c', identity_pk = 'k'");
