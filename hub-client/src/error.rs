@@ -43,6 +43,11 @@ impl Error {
         matches!(self, Self::Cloud(failure) if failure.unheard)
     }
 
+    /// Whether the hub has said so to another call, and was not asked by this one.
+    pub fn is_hearsay(&self) -> bool {
+        matches!(self, Self::Cloud(failure) if failure.hearsay)
+    }
+
     /// Whether the call was carried out all the same: the hub said so, and only what it said besides makes no sense.
     pub fn is_carried_out(&self) -> bool {
         let Self::Cloud(failure) = self else { return false };

@@ -254,6 +254,7 @@ impl Modules {
                 self.gate().answered();
                 return Ok(answer);
             }
+            Err(error) if error.is_hearsay() => return Err(error.into()),
             Err(error) => Error::from(error),
         };
         let kind = error.failure_kind();

@@ -27,6 +27,8 @@ pub struct CloudFailure {
     pub tracking_id: Option<Box<str>>,
     /// Whether an earlier attempt of this call may have been carried out: its answer was lost, or said nothing of that.
     pub unheard: bool,
+    /// Whether this is what another call was told, and this one was not made.
+    pub hearsay: bool,
     /// The error below, if there was no answer.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -60,6 +62,7 @@ impl CloudFailure {
             message: what.into(),
             tracking_id: None,
             unheard: false,
+            hearsay: false,
             source: None,
         }
     }
@@ -77,6 +80,7 @@ impl CloudFailure {
             message: envelope.message,
             tracking_id: envelope.tracking_id.or(tracking_id),
             unheard: false,
+            hearsay: false,
             source: None,
         }
     }
@@ -99,8 +103,8 @@ impl CloudFailure {
         message: &str,
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        let message = message.into();
-        Self { kind, status: None, code: None, message, tracking_id: None, unheard: false, source }
+        let (message, status) = (message.into(), None);
+        Self { kind, status, code: None, message, tracking_id: None, unheard: false, hearsay: false, source }
     }
 }
 

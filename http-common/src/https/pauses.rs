@@ -66,8 +66,16 @@ fn again(
         FailureKind::Server { .. } => FailureKind::Server { retry_after },
         _ => FailureKind::Throttled { retry_after },
     };
-    let (code, message, tracking_id) = (code.clone(), message.clone(), tracking_id.clone());
-    CloudFailure { kind, status: *status, code, message, tracking_id, unheard: false, source: None }
+    CloudFailure {
+        kind,
+        status: *status,
+        code: code.clone(),
+        message: message.clone(),
+        tracking_id: tracking_id.clone(),
+        unheard: false,
+        hearsay: true,
+        source: None,
+    }
 }
 
 /// The longest pause that a call waits for which has not been asked for it itself.
@@ -91,6 +99,7 @@ mod tests {
         let (left, told) = pauses.of("hub", at(12)).unwrap();
         assert_eq!(left, Duration::from_secs(18));
         assert_eq!(told.kind, FailureKind::Server { retry_after: Some(left) });
+        assert!(told.hearsay);
         assert_eq!((told.status, &*told.message), (Some(StatusCode::TOO_MANY_REQUESTS), "busy"));
         assert!(pauses.of("dps", at(12)).is_none());
         assert!(pauses.is_long("hub", at(19)) && !pauses.is_long("hub", at(20)));
