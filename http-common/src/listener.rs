@@ -1,6 +1,8 @@
 //! A listening socket: from systemd, or bound at a path. Knows nothing of what is spoken over it.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -139,14 +141,33 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(untried)?;
     match SocketAddrUnix::new(path).and_then(|address| connect(&probe, &address)) {
-        Ok(()) | Err(Errno::AGAIN) => Err(ListenError::Served { path: path.to_owned() }),
-        Err(Errno::CONNREFUSED) => {
-            fs::remove_file(path).map_err(|source| ListenError::Bind { path: path.to_owned(), source })
-        }
-        Err(error) => Err(untried(error)),
+        Ok(()) | Err(Errno::AGAIN) => return Err(ListenError::Served { path: path.to_owned() }),
+        Err(Errno::CONNREFUSED) => {}
+        // Of another user, who has perhaps tried the daemon out.
+        Err(Errno::ACCESS) if is_deserted(path).unwrap_or(false) => {}
+        Err(error) => return Err(untried(error)),
     }
+    fs::remove_file(path).map_err(|source| ListenError::Bind { path: path.to_owned(), source })
 }
 
+/// Whether the system knows nobody who listens at `path`; in other network namespaces it does not look. See unix(7) and
+/// proc(5).
+fn is_deserted(path: &Path) -> io::Result<bool> {
+    let here = path.canonicalize()?;
+    let table = fs::read("/proc/self/net/unix")?;
+    let is_here = |line: &[u8]| {
+        // Before the path there are numbers only.
+        let Some(start) = line.iter().position(|byte| *byte == b'/') else { return false };
+        let (numbers, bound) = line.split_at(start);
+        let bound = Path::new(OsStr::from_bytes(bound));
+        numbers.windows(LISTENS.len()).any(|field| field == LISTENS)
+            && (bound == path || bound.canonicalize().is_ok_and(|bound| bound == here))
+    };
+    Ok(!table.split(|byte| *byte == b'\n').any(is_here))
+}
+
+/// `__SO_ACCEPTCON` among the flags of a socket in that table.
+const LISTENS: &[u8] = b" 00010000 ";
 /// Connections that may wait to be accepted; the system's own maximum (`net.core.somaxconn`) applies too.
 const BACKLOG: i32 = 4096;
 
@@ -179,6 +200,20 @@ mod tests {
         assert!(is_served() && is_served() && is_served());
         drop(listener);
         assert!(bind(&path).is_ok());
+    }
+
+    #[test]
+    fn the_system_tells_whether_anybody_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a b/é.sock");
+        fs::create_dir(dir.path().join("a b")).unwrap();
+        std::os::unix::fs::symlink("a b", dir.path().join("link")).unwrap();
+        let linked = dir.path().join("link/é.sock");
+        let listener = bind(&path).unwrap();
+        let _served = (std::os::unix::net::UnixStream::connect(&path).unwrap(), listener.accept().unwrap());
+        assert!(!is_deserted(&path).unwrap() && !is_deserted(&linked).unwrap());
+        drop(listener);
+        assert!(is_deserted(&path).unwrap() && is_deserted(&linked).unwrap());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The socket, made by the daemon or inherited: checklist 4, 24-30.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     net::TcpListener,
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{FileTypeExt, MetadataExt},
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixDatagram, UnixListener, UnixStream},
         },
     },
@@ -74,6 +74,23 @@ fn common_25_decided_the_socket_of_a_daemon_that_runs_is_left_to_it() {
         second.log
     );
     keyd.client().create_key("a", "sign");
+}
+
+#[test]
+fn common_25_a_stale_socket_of_another_user_is_replaced() {
+    for is_served in [false, true] {
+        let setup = Setup::new(&KEYD).config("");
+        let listener = UnixListener::bind(setup.socket_path()).unwrap();
+        fs::set_permissions(setup.socket_path(), Permissions::from_mode(0o660)).unwrap();
+        let setup = setup.as_user(1000);
+        if is_served {
+            let ended = setup.start_and_end();
+            assert!(ended.log.contains("cannot be tried"), "{}", ended.log);
+        } else {
+            drop(listener);
+            setup.start().client().get("/key/missing").expect(400);
+        }
+    }
 }
 
 #[test]
