@@ -4,10 +4,13 @@
 //! The pairs go through a flat wire struct instead of serde's adjacently tagged enums: those take `"parameters": {}`
 //! for a variant without parameters, which must be refused.
 
+use std::fmt;
+
 use config_common::{Base64, Secret};
 use schemars::JsonSchema;
+use serde::de::value::StrDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 
 use crate::KeyHandle;
 
@@ -102,7 +105,50 @@ struct SignParameters {
 
 /// The bytes, if it is base64. Only that of the algorithm has to be, which may come later; the other is unknown there.
 fn perhaps<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Base64>, D::Error> {
-    Ok(Base64::deserialize(Value::deserialize(value)?).ok())
+    value.deserialize_any(Perhaps)
+}
+
+/// Keeps nothing of what is no text, whose form in memory is many times as large as the request.
+struct Perhaps;
+
+impl<'de> Visitor<'de> for Perhaps {
+    type Value = Option<Base64>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("anything")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Option<Base64>, E> {
+        Ok(Base64::deserialize(StrDeserializer::<E>::new(text)).ok())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<Base64>, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Option<Base64>, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Option<Base64>, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Option<Base64>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<Base64>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Option<Base64>, A::Error> {
+        IgnoredAny.visit_seq(items).map(|_| None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Option<Base64>, A::Error> {
+        IgnoredAny.visit_map(entries).map(|_| None)
+    }
 }
 
 impl TryFrom<SignWire> for Sign {
@@ -224,7 +270,7 @@ impl From<Decrypt> for DecryptWire {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{from_str, json, to_value};
+    use serde_json::{Value, from_str, json, to_value};
 
     use super::*;
 
@@ -249,8 +295,23 @@ mod tests {
             r#"{"keyHandle":"h","parameters":{"message":""},"algorithm":"HMAC-SHA256"}"#,
             r#"{"keyHandle":"h","parameters":{"message":"","digest":"sha-256"},"algorithm":"HMAC-SHA256"}"#,
             r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"digest":{"x":[1]},"message":""}}"#,
+            r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"digest":-1,"message":""}}"#,
+            r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"digest":[true,null],"message":""}}"#,
+            r#"{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{"message":"","digest":null}}"#,
         ] {
             assert_eq!(sign(message), Some(SignMechanism::HmacSha256(Base64(vec![]))), "{message}");
+        }
+    }
+
+    /// Objects in memory take a hundred times as much. A number that no type can hold shows that none is made.
+    #[test]
+    fn sign_keeps_nothing_of_what_is_unknown() {
+        let objects = [r#"{"":1e999}"#; 1000].join(",");
+        for unknown in [format!("[{objects}]"), format!(r#"{{"x":[{objects}]}}"#)] {
+            let text = format!(
+                r#"{{"keyHandle":"h","algorithm":"HMAC-SHA256","parameters":{{"message":"","digest":{unknown}}}}}"#
+            );
+            assert_eq!(sign(&text), Some(SignMechanism::HmacSha256(Base64(vec![]))));
         }
     }
 
