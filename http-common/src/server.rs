@@ -376,8 +376,9 @@ const MAX_HEAD: usize = 417_792;
 const RETRY_SECS: u64 = 1;
 /// Connections of one user beside those for requests in work.
 const USER_CONNECTIONS: usize = 256;
-/// Connections of one user that are told at a time that they are too many.
-const USER_REFUSALS: usize = 64;
+/// Connections of one user that are told at a time that they are too many; less than the descriptors that are kept for
+/// other things.
+const USER_REFUSALS: usize = 32;
 /// How long accepted requests may take after the signal to stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);

@@ -1,5 +1,5 @@
-//! Requests that wait for others: they keep nobody waiting, and are told when the service ends. Knows one made-up
-//! service. Time is paused: it passes when nothing else is to be done.
+//! Requests that wait for others: they keep nobody waiting, and are told when the service ends. Clients that take their
+//! time: they get their answer. Knows one made-up service. Time is paused: it passes when nothing else is to be done.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::future::pending;
@@ -218,7 +218,7 @@ async fn a_user_whose_connections_are_all_at_work_is_refused_with_an_answer() {
         assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
     }
     let mut silent = Vec::new();
-    for _ in 0..65 {
+    for _ in 0..33 {
         silent.push(UnixStream::connect(directory.path().join("sock")).await.unwrap());
     }
     assert_eq!(answer(silent.pop().unwrap()).await, "", "they are not without limit");
