@@ -138,11 +138,12 @@ impl DeviceCertificate {
             // Whether it has taken too long is seen by whoever goes on.
             let _ = tokio::time::timeout(FIRST_LOOK, self.look_again()).await;
         }
+        if self.good().is_some() {
+            return Ok(());
+        }
         let Some(failure) = self.seen().failure.clone() else { return Ok(()) };
-        match self.workshop.certificate(&self.what.cert_id).await {
-            Ok(None) | Err(CertificateError::Unreadable { .. }) if self.good().is_none() => {
-                Err(Error::Certificate(failure))
-            }
+        match tokio::time::timeout(FIRST_LOOK, self.workshop.certificate(&self.what.cert_id)).await {
+            Ok(Ok(None) | Err(CertificateError::Unreadable { .. })) => Err(Error::Certificate(failure)),
             _ => Ok(()),
         }
     }
@@ -227,7 +228,7 @@ impl std::fmt::Debug for Shown {
 
 /// Looks at what renewals have done, before one goes on with what is shown.
 const LOOKS: usize = 3;
-/// How long a caller waits for the first look.
+/// How long a caller waits for the first look, or for certd.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 
 /// The first common name of the first of `chain`.
@@ -236,4 +237,32 @@ pub(crate) fn common_name(chain: &[X509]) -> Option<String> {
     let entry = leaf.subject_name().entries_by_nid(Nid::COMMONNAME).next()?;
     let name = entry.data().to_string().ok()?;
     (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_common::Client;
+    use identity_api::config::KeyAlgorithm;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certd_that_hangs_holds_up_nobody_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("certd.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let what = Certified {
+            cert_id: "c".to_owned(),
+            key_id: "k".to_owned(),
+            subject: None,
+            algorithm: KeyAlgorithm::default(),
+            is_made_anew: false,
+        };
+        let workshop = Workshop::new(Client::new(directory.path()), &socket);
+        let certificate = DeviceCertificate::new(workshop, what);
+        certificate.seen().take_up(Err(CertificateError::Worker), "c");
+        let asked = tokio::time::Instant::now();
+        certificate.first_look().await.unwrap();
+        assert_eq!(asked.elapsed().as_secs(), FIRST_LOOK.as_secs());
+    }
 }

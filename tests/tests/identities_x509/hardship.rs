@@ -3,13 +3,14 @@
 
 use std::{
     fs,
+    os::unix::net::UnixListener,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::json;
 use suite_tests::{
-    harness::{KEYD, Setup},
+    harness::{BOUND, KEYD, Setup},
     http::wait_for,
     keys::{Keys as _, key_file},
 };
@@ -40,6 +41,13 @@ fn what_was_good_stays_while_certd_is_away() {
     plant.reprovision().expect(204);
     plant.create("telemetry").expect(200);
     plant.own().expect(200);
+    // Nor is a certd waited for that hangs.
+    let socket = plant.certd.setup().socket_path();
+    fs::remove_file(socket).unwrap();
+    let _silent = UnixListener::bind(socket).unwrap();
+    let asked = Instant::now();
+    plant.own().expect(200);
+    assert!(asked.elapsed() < BOUND / 2, "{:?}", asked.elapsed());
 }
 
 #[test]
