@@ -48,12 +48,6 @@ impl Error {
         matches!(self, Self::Cloud(failure) if failure.hearsay)
     }
 
-    /// Whether the call was carried out all the same: the hub said so, and only what it said besides makes no sense.
-    pub fn is_carried_out(&self) -> bool {
-        let Self::Cloud(failure) = self else { return false };
-        failure.kind == FailureKind::Invalid && failure.status.is_some_and(|status| status.is_success())
-    }
-
     /// Whether the hub knows no such thing, without it being said here whether that is the module or the device.
     pub(crate) fn is_not_found(&self) -> bool {
         self.kind() == FailureKind::NotFound

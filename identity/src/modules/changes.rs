@@ -41,7 +41,8 @@ impl Effort {
 }
 
 impl Modules {
-    /// A new module with keys of ours, and a manager if one is named. If it cannot be given them it is removed again.
+    /// A new module with keys of ours, and a manager if one is named. If it cannot be given them it is removed again, unless it
+    /// may be somebody else's.
     pub(crate) async fn create(
         &self,
         id: &ModuleId,
@@ -62,16 +63,14 @@ impl Modules {
         credentials: &ModuleCredentials,
         effort: Effort,
     ) -> Result<(ModuleRecord, Auth), Error> {
-        let given = match self.make(id, effort).await {
-            Ok(created) => {
-                let managed_by = managed_by.or_else(|| created.managed_by.clone());
-                self.give_credentials(&Module { managed_by, ..created }, credentials, effort).await
-            }
-            Err(Error::Hub(error)) if error.is_carried_out() => Err(error.into()),
-            Err(error) => return Err(error),
-        };
-        if given.is_err() {
-            self.undo(id.as_str(), credentials).await;
+        let Made { module, is_ours } = self.make(id, effort).await?;
+        let managed_by = managed_by.or_else(|| module.managed_by.clone());
+        let module = Module { managed_by, ..module };
+        let given = self.give_credentials(&module, credentials, effort).await;
+        match &given {
+            Err(_) if is_ours => self.undo(id.as_str(), credentials).await,
+            Err(error) => warn_of_doubt(id, error),
+            Ok(_) => {}
         }
         given
     }
@@ -102,7 +101,7 @@ impl Modules {
         credentials.ensure(&self.device.device_id, id.as_str()).await?;
         let module = match self.make(id, effort).await {
             Err(Error::ModuleExists { .. }) => self.find(id, effort).await?,
-            made => made?,
+            made => made?.module,
         };
         self.give_credentials(&module, credentials, effort).await.map(|_| ())
     }
@@ -179,17 +178,26 @@ impl Modules {
         self.noted(Asked::Read, hub.get(id.as_str(), deadline).await)
     }
 
-    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours.
-    async fn make(&self, id: &ModuleId, effort: Effort) -> Result<Module, Error> {
+    /// A module with keys of the hub. When an answer was lost, the hub may say next that there is one: ours, most likely.
+    async fn make(&self, id: &ModuleId, effort: Effort) -> Result<Made, Error> {
         let hub = self.hub_with(effort.repeat).await?;
         match self.noted(Asked::Change, hub.create(id.as_str(), effort.deadline).await) {
-            Err(Error::Hub(error)) if error.kind() == FailureKind::Conflict => {
-                match error.is_after_unheard() {
-                    true => self.find(id, effort).await,
-                    false => Err(Error::ModuleExists { id: id.as_str().to_owned() }),
-                }
+            Ok(module) => Ok(Made { module, is_ours: true }),
+            Err(Error::Hub(error)) if error.kind() == FailureKind::Conflict && error.is_after_unheard() => {
+                let found = self.find(id, effort).await;
+                let module = found.inspect_err(|error| warn_of_doubt(id, error))?;
+                Ok(Made { module, is_ours: false })
             }
-            made => made,
+            Err(Error::Hub(error)) if error.kind() == FailureKind::Conflict => {
+                Err(Error::ModuleExists { id: id.as_str().to_owned() })
+            }
+            Err(error) => {
+                // An answer that cannot be read may be the hub's, or that of anybody on the way.
+                if error.failure_kind() == Some(FailureKind::Invalid) {
+                    warn_of_doubt(id, &error);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -211,6 +219,22 @@ impl Modules {
             ),
         }
     }
+}
+
+/// A module at the hub.
+struct Made {
+    module: Module,
+    /// Whether the hub has said that it has made it for us.
+    is_ours: bool,
+}
+
+/// Say that there may be a module that was to be made. It stays, for somebody else may have made it.
+fn warn_of_doubt(id: &ModuleId, error: &Error) {
+    tracing::warn!(
+        "the module {:?} may have been made, and has not got its keys; if it is there, update or delete it: {}",
+        id.as_str(),
+        chain(error)
+    );
 }
 
 /// How long a caller waits for a change: less than the time-outs of known clients, long enough for one pause after 429.

@@ -256,18 +256,38 @@ fn identity_66_a_busy_hub_is_asked_again_a_few_times() {
 }
 
 #[test]
-fn identity_24_decided_what_a_hub_says_of_another_module_or_in_no_words_makes_none() {
+fn identity_24_decided_what_cannot_be_read_is_no_reason_to_delete() {
     let site = Site::manual("");
     site.wait_until_settled();
+    let foreign = site.cloud.add_module("foreign");
     let other = json!({ "moduleId": "other", "deviceId": DEVICE, "generationId": "1" }).to_string();
-    for answer in [json!({ "truncated": true }), json!({ "status": 200, "body": other })] {
-        site.cloud.fault("hub.put", &answer, Some(1));
-        site.create("half").expect(404);
-        assert!(site.cloud.module("half").is_null(), "{answer}: {}", site.cloud.operations());
-        site.create("half").expect(200);
-        site.client().delete("/identities/modules/half?type=aziot", None).expect(204);
+    let of_another = json!({ "status": 200, "body": other });
+    let (busy, truncated) = (json!({ "status": 503 }), json!({ "truncated": true }));
+    for (put, get) in [
+        // Somebody else on the way says so.
+        (json!({ "status": 200, "body": "<html>login</html>" }), None),
+        (of_another.clone(), None),
+        // The hub says next that the module exists.
+        (busy.clone(), Some(("hub.get", truncated.clone(), 0))),
+        (busy, Some(("hub.put", json!({ "status": 400 }), 2))),
+    ] {
+        site.cloud.fault("hub.put", &put, Some(1));
+        if let Some((operation, action, skip)) = &get {
+            let fault = json!({ "match": { "operation": operation }, "skip": skip, "action": action });
+            site.cloud.admin("POST", "/faults", &fault);
+        }
+        site.create("foreign").expect(404);
+        assert_eq!(site.cloud.module("foreign"), foreign, "{put} {get:?}: {}", site.cloud.operations());
+        site.cloud.heal();
     }
-    site.cloud.fault("hub.get", &json!({ "status": 200, "body": other }), None);
+    // So does what the hub has made without our knowledge.
+    site.cloud.fault("hub.put", &truncated, Some(1));
+    site.create("half").expect(404);
+    let doubt =
+        |line: &str| line.contains("\"half\" may have been made") && line.contains("update or delete");
+    site.identityd.wait_for_log(WAIT, doubt);
+    site.client().put("/identities/modules/half?type=aziot", &json!({})).expect(200);
+    site.cloud.fault("hub.get", &of_another, None);
     site.module("asked").expect(404);
 }
 
