@@ -40,6 +40,8 @@ pub(crate) enum Repeat {
     AsConfigured,
     /// The same, but for a service that throttles: whoever calls has better to do than to wait in one call.
     UnlessThrottled,
+    /// As the policy says, and whatever pause others have been asked for: something has begun.
+    GoingOn,
 }
 
 impl CloudAccess {
@@ -103,11 +105,12 @@ impl CloudAccess {
 
     fn over(&self, https: Https, repeat: Repeat) -> Cloud {
         let retry = match repeat {
-            Repeat::AsConfigured => self.retry,
+            Repeat::AsConfigured | Repeat::GoingOn => self.retry,
             Repeat::UnlessThrottled => RetryPolicy { throttled: 0, ..self.retry },
         };
         let options = CloudOptions { retry, attempt: self.attempt, ..CloudOptions::default() };
-        Cloud::new(https, Arc::clone(&self.clock), options).sparing(Arc::clone(&self.outages))
+        let cloud = Cloud::new(https, Arc::clone(&self.clock), options).sparing(Arc::clone(&self.outages));
+        if repeat == Repeat::GoingOn { cloud.going_on() } else { cloud }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Cloud {
     clock: Arc<ServerClock>,
     options: CloudOptions,
     outages: Option<Arc<Outages>>,
+    /// Whether a pause that others have been asked for is waited for.
+    heeds_pauses: bool,
 }
 
 /// The numbers of [`Cloud`].
@@ -101,7 +103,7 @@ impl Reply {
 impl Cloud {
     /// Make calls through `https`, with tokens by `clock`, which all clients of the cloud should share.
     pub fn new(https: Https, clock: Arc<ServerClock>, options: CloudOptions) -> Self {
-        Self { https, clock, options, outages: None }
+        Self { https, clock, options, outages: None, heeds_pauses: true }
     }
 
     /// The same, but a service that cannot be reached is left alone as `outages` says, which all who ask it should share:
@@ -110,6 +112,12 @@ impl Cloud {
     /// that would make one wait for its end, and otherwise fail with what was said.
     pub fn sparing(self, outages: Arc<Outages>) -> Self {
         Self { outages: Some(outages), ..self }
+    }
+
+    /// The same for calls that go on with what has begun: half done it would be worse than a call too many. They are made
+    /// whatever pause others have been asked for.
+    pub fn going_on(self) -> Self {
+        Self { heeds_pauses: false, ..self }
     }
 
     /// The same with at most `attempt` for each attempt.
@@ -148,8 +156,9 @@ impl Cloud {
         let mut attempts = Attempts::default();
         let (mut told_the_time, mut unheard) = (false, false);
         loop {
-            if let Err(failure) = self.share_pause(call, deadline, retry, &mut attempts).await {
-                return Err(CloudFailure { unheard, ..failure });
+            // What may have begun goes on.
+            if self.heeds_pauses && !unheard {
+                self.share_pause(call, deadline, retry, &mut attempts).await?;
             }
             let offset = self.clock.offset();
             let failure = match self.attempt(call, credentials, deadline).await {

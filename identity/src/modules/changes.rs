@@ -38,6 +38,11 @@ impl Effort {
         let deadline = deadline.map_or(own, |deadline| own.min(deadline.into()));
         Self { deadline, repeat: Repeat::UnlessThrottled, heeds_refusals: false }
     }
+
+    /// For what is left to do when a change has begun.
+    fn going_on(self) -> Self {
+        Self { repeat: Repeat::GoingOn, ..self }
+    }
 }
 
 impl Modules {
@@ -66,7 +71,7 @@ impl Modules {
         let Made { module, is_ours } = self.make(id, effort).await?;
         let managed_by = managed_by.or_else(|| module.managed_by.clone());
         let module = Module { managed_by, ..module };
-        let given = self.give_credentials(&module, credentials, effort).await;
+        let given = self.give_credentials(&module, credentials, effort.going_on()).await;
         match &given {
             Err(_) if is_ours => self.undo(id.as_str(), credentials).await,
             Err(error) => warn_of_doubt(id, error),
@@ -184,7 +189,7 @@ impl Modules {
         match self.noted(Asked::Change, hub.create(id.as_str(), effort.deadline).await) {
             Ok(module) => Ok(Made { module, is_ours: true }),
             Err(Error::Hub(error)) if error.kind() == FailureKind::Conflict && error.is_after_unheard() => {
-                let found = self.find(id, effort).await;
+                let found = self.find(id, effort.going_on()).await;
                 let module = found.inspect_err(|error| warn_of_doubt(id, error))?;
                 Ok(Made { module, is_ours: false })
             }
@@ -203,7 +208,7 @@ impl Modules {
 
     /// Remove a module that did not get its keys.
     async fn undo(&self, id: &str, credentials: &ModuleCredentials) {
-        let deleted = match self.hub().await {
+        let deleted = match self.hub_with(Repeat::GoingOn).await {
             Ok(hub) => hub.delete(id, &IfMatch::Any, Instant::now() + UNDO_LIMIT).await.map_err(Error::from),
             Err(error) => Err(error),
         };

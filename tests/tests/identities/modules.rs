@@ -291,6 +291,27 @@ fn identity_24_decided_what_cannot_be_read_is_no_reason_to_delete() {
     site.module("asked").expect(404);
 }
 
+/// A pause that others are asked for does not leave half of what has begun.
+#[test]
+fn identity_24_decided_what_has_begun_is_finished_while_others_pause() {
+    let site = Site::manual("");
+    site.wait_until_settled();
+    site.create("warm").expect(200);
+    site.cloud.forget_requests();
+    for (id, action) in
+        [("begun", json!({ "delay_ms": 3000 })), ("refused", json!({ "status": 429, "retry_after": 15 }))]
+    {
+        let matched = json!({ "path_regex": format!("/modules/{id}$") });
+        site.cloud.admin("POST", "/faults", &json!({ "match": matched, "action": action, "times": 1 }));
+    }
+    std::thread::scope(|scope| {
+        let begun = scope.spawn(|| site.create("begun"));
+        wait_for("the first half", WAIT, || (site.cloud.count("hub.put") == 1).then_some(()));
+        scope.spawn(|| site.create("refused").expect(200));
+        begun.join().unwrap().expect(200);
+    });
+}
+
 #[test]
 fn identity_65_a_throttling_hub_is_given_the_time_it_asks_for() {
     let site = Site::manual("");
@@ -336,8 +357,9 @@ fn identity_65_a_list_that_was_asked_for_before_a_change_hides_none() {
     site.create("kept").expect(200);
     site.cloud.fault("hub.list", &json!({ "delay_ms": 1500 }), None);
     std::thread::scope(|scope| {
+        site.cloud.forget_requests();
         let early = scope.spawn(|| site.names());
-        std::thread::sleep(Duration::from_millis(500));
+        wait_for("the early list", WAIT, || (site.cloud.count("hub.list") > 0).then_some(()));
         site.client().delete("/identities/modules/old?type=aziot", None).expect(204);
         site.create("new").expect(200);
         assert_eq!(site.names(), ["kept", "new"]);

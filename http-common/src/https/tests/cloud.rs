@@ -98,6 +98,34 @@ async fn a_short_pause_is_shared_by_all_who_would_make_one() {
 }
 
 #[tokio::test]
+async fn what_has_begun_goes_on_while_others_pause() {
+    let asked = Mutex::new(0);
+    let (server, authority) = TestServer::localhost(move |_| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        if *asked == 2 { answer(503, "", "") } else { answer(200, "", "{}") }
+    });
+    let outages = Arc::<Outages>::default();
+    let cloud = cloud(authority, &Arc::default()).sparing(Arc::clone(&outages));
+    begin_pause(&outages, &server, 429, 500);
+    assert!(call(&cloud, &server).await.unwrap_err().hearsay);
+    assert_eq!(server.requests().len(), 0);
+    call(&cloud.clone().going_on(), &server).await.unwrap();
+
+    // The server may have done what it gives no answer to.
+    let other = Arc::<Outages>::default();
+    let cloud = cloud.sparing(Arc::clone(&other));
+    let paused = async {
+        while server.requests().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        begin_pause(&other, &server, 429, 500);
+    };
+    tokio::join!(call(&cloud, &server), paused).0.unwrap();
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[tokio::test]
 async fn who_was_not_asked_for_a_long_pause_is_told_at_once() {
     let (server, authority) = TestServer::localhost(|_| answer(503, "retry-after: 60\r\n", ""));
     let outages = Arc::<Outages>::default();
