@@ -44,7 +44,7 @@ impl LocatedStore {
             PreloadedUri::Pkcs11(uri) => Some(uri),
             PreloadedUri::File(_) | PreloadedUri::Tpm(_) => None,
         });
-        let tokens = Tokens::new(path, homedir_path.as_deref(), base.iter().chain(preloaded));
+        let mut tokens = Tokens::new(path, homedir_path.as_deref(), base.iter().chain(preloaded));
         match base {
             Some(base) => tokens.connect(base)?,
             None => tokens.prepare(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// A copy. It has to be kept as long as it may be loaded: the linker would take another one of the same name for it.
+/// A copy. It has to be kept as long as it is loaded: the linker would take another one of the same name for it.
 pub(super) struct Copy(File);
 
 impl Copy {

@@ -3,7 +3,10 @@
 //!
 //! Making it ready anew (`C_Finalize`, `C_Initialize`) ends the sessions of all tokens. Each time is an *epoch*; sessions
 //! and object handles of another epoch must not be used, for their numbers may mean something else by now.
+//!
+//! What is loaded is never unloaded: threads that were in it may have something of it to do when they end.
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -43,8 +46,8 @@ struct State {
     wanted: usize,
     /// Nobody comes in any more; whoever leaves last ends it.
     is_left_behind: bool,
-    /// What is loaded of a copy.
-    copy: Option<Arc<Copy>>,
+    /// The library, be it ready or not, once it is loaded.
+    loaded: Option<Pkcs11>,
 }
 
 /// The library, ready for calls as long as this is held.
@@ -206,8 +209,7 @@ impl Instance {
 
     fn load(&self) -> Result<Pkcs11, String> {
         let said = |error| Fault::said("start")(error).to_string();
-        let path = if self.is_copy { self.copy()?.path() } else { self.path.clone() };
-        let library = Pkcs11::new(path).map_err(said)?;
+        let library = self.loaded()?;
         let threads = CInitializeFlags::OS_LOCKING_OK | CInitializeFlags::LIBRARY_CANT_CREATE_OS_THREADS;
         match library.initialize(CInitializeArgs::new(threads)) {
             Ok(()) | Err(Pkcs11Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
@@ -220,12 +222,18 @@ impl Instance {
         Ok(library)
     }
 
-    fn copy(&self) -> Result<Arc<Copy>, String> {
-        if let Some(copy) = &self.state().copy {
-            return Ok(Arc::clone(copy));
+    fn loaded(&self) -> Result<Pkcs11, String> {
+        if let Some(library) = &self.state().loaded {
+            return Ok(library.clone());
         }
-        let copy = Arc::new(Copy::of(&self.path).map_err(|error| error.to_string())?);
-        Ok(Arc::clone(self.state().copy.insert(copy)))
+        let copy = match self.is_copy {
+            true => Some(Copy::of(&self.path).map_err(|error| error.to_string())?),
+            false => None,
+        };
+        let path = copy.as_ref().map_or_else(|| self.path.clone(), Copy::path);
+        let library = Pkcs11::new(path).map_err(|error| Fault::said("start")(error).to_string())?;
+        mem::forget((copy, library.clone()));
+        Ok(self.state().loaded.insert(library).clone())
     }
 
     fn left(&self, visit: u64) {

@@ -28,11 +28,12 @@ mod token;
 mod use_key;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use key_api::{KeyUsage, ObjectName, PinSource, TokenName, TokenUri};
 use zeroize::Zeroizing;
@@ -55,6 +56,8 @@ pub(super) use keys::{TokenKey, TokenPair};
 pub(super) struct Tokens {
     module: Arc<Module>,
     by_name: BTreeMap<TokenName, Arc<Token>>,
+    /// Loads the library.
+    start: Option<JoinHandle<()>>,
 }
 
 /// A place for one key on a token. The key need not exist.
@@ -82,20 +85,21 @@ impl Tokens {
         let token =
             |(name, pins): (TokenName, _)| (name.clone(), Token::new(name, pins, Arc::clone(&module)));
         let by_name = pins.into_iter().map(token).collect();
-        Self { module, by_name }
+        Self { module, by_name, start: None }
     }
 
     /// Loads the library without waiting for it, so that what is wrong with it is told at the start and not to the first who
     /// asks for a key.
-    pub(super) fn prepare(&self) {
+    pub(super) fn prepare(&mut self) {
         let module = Arc::clone(&self.module);
         let load = move || {
             if let Err(fault) = module.ready(START).map(drop) {
                 tracing::error!("keys on tokens cannot be used: {fault}");
             }
         };
-        if let Err(error) = thread::Builder::new().name("pkcs11-start".to_owned()).spawn(load) {
-            tracing::warn!("the PKCS #11 library is loaded when it is needed: {error}");
+        match thread::Builder::new().name("pkcs11-start".to_owned()).spawn(load) {
+            Ok(thread) => self.start = Some(thread),
+            Err(error) => tracing::warn!("the PKCS #11 library is loaded when it is needed: {error}"),
         }
     }
 
@@ -133,6 +137,31 @@ impl Tokens {
                 Arc::clone(&self.module),
             ),
         }
+    }
+}
+
+impl Drop for Tokens {
+    /// Leaves the tokens in a sane state, and for a while waits until nobody is in the library: what it does when the process
+    /// ends goes wrong under calls.
+    fn drop(&mut self) {
+        let (module, tokens) = (Arc::clone(&self.module), mem::take(&mut self.by_name));
+        let start = self.start.take();
+        let end = move || {
+            // How it went is told already.
+            drop(start.map(JoinHandle::join));
+            tokens.values().for_each(|token| token.queue.end());
+            module.end();
+        };
+        let Ok(thread) = thread::Builder::new().name("pkcs11-end".to_owned()).spawn(end) else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() {
+            if begun.elapsed() > LONGEST_FAREWELL {
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        // It has ended, but for what libraries do at the end of a thread.
+        let _ = thread.join();
     }
 }
 
@@ -262,3 +291,5 @@ const LOOK: Duration = Duration::from_secs(20);
 const GENERATE: Duration = Duration::from_secs(120);
 /// How long a token may take for the first session; a login may take seconds.
 const START: Duration = Duration::from_secs(60);
+/// How long the end of keyd waits for tokens that do not answer.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(5);

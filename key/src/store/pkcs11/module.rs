@@ -80,6 +80,11 @@ impl Module {
         }
     }
 
+    /// Leaves the tokens in a sane state, unless calls are still in the library.
+    pub(super) fn end(&self) {
+        self.current().end();
+    }
+
     /// Leaves `stuck` with the calls in it; whether there is another one now.
     fn leave_behind(&self, stuck: &Arc<Instance>) -> bool {
         let mut instances = self.instances();
@@ -151,13 +156,6 @@ impl Instances {
     fn put(&mut self, other: Arc<Instance>) {
         other.take_up();
         self.others.push(mem::replace(&mut self.current, other));
-    }
-}
-
-impl Drop for Module {
-    /// Leaves the tokens in a sane state, unless calls are still in the library.
-    fn drop(&mut self) {
-        self.instances().current.end();
     }
 }
 

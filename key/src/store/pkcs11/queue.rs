@@ -6,11 +6,12 @@
 //! A job that wants to be alone waits for those that run, and the ones behind it wait for it.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
@@ -37,6 +38,7 @@ struct Shared<W> {
 struct State<W> {
     waiting: VecDeque<Job<W>>,
     threads: Threads,
+    handles: Vec<JoinHandle<()>>,
     idle: usize,
     /// Threads that have done their job and watch for the next one.
     watching: usize,
@@ -77,6 +79,7 @@ impl<W: Default + Send + 'static> Queue<W> {
         let state = State {
             waiting: VecDeque::new(),
             threads: Threads::default(),
+            handles: Vec::new(),
             idle: 0,
             watching: 0,
             max_threads: 1,
@@ -121,7 +124,10 @@ impl<W: Default + Send + 'static> Queue<W> {
             let index = state.threads.place();
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK);
-            if thread.spawn(move || shared.work(index)).is_err() {
+            if let Ok(handle) = thread.spawn(move || shared.work(index)) {
+                state.handles.retain(|handle| !handle.is_finished());
+                state.handles.push(handle);
+            } else {
                 state.threads.set(index, Thread::Ended);
                 if state.threads.count() == 0 {
                     state.waiting.clear();
@@ -146,16 +152,33 @@ impl<W> Queue<W> {
     }
 }
 
-impl<W> Drop for Queue<W> {
-    fn drop(&mut self) {
+impl<W> Queue<W> {
+    /// Takes no more jobs, and blocks until its threads have ended, which may be never.
+    pub(super) fn end(&self) {
+        self.close();
+        let handles = mem::take(&mut self.shared.state().handles);
+        // A job that panics ends no thread.
+        handles.into_iter().for_each(|handle| drop(handle.join()));
+    }
+
+    fn close(&self) {
         self.shared.state().is_closed = true;
         self.shared.more.notify_all();
+    }
+}
+
+impl<W> Drop for Queue<W> {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 impl<W> State<W> {
     /// Whether one more job may wait.
     fn admit(&mut self, now: Instant) -> Result<(), Fault> {
+        if self.is_closed {
+            return Err(Fault::Thread);
+        }
         // Those before whom others have come back may just be slow.
         let stalled = self.threads.overdue(now).filter(|running| self.last_return < running.since);
         if let Some(Running { since, limit, company: _ }) =
@@ -361,6 +384,28 @@ mod tests {
             };
             assert_eq!(queue.submit(LONG, Company::Any, count).unwrap().wait(LONG).ok(), Some(expected));
         }
+    }
+
+    #[test]
+    fn at_its_end_no_thread_is_left_and_none_is_started() {
+        struct Slow(Arc<AtomicUsize>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                thread::sleep(LIMIT);
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let queue = Queue::<Option<Slow>>::new("test".to_owned());
+        let ended = Arc::new(AtomicUsize::new(0));
+        let mut slow = Some(Slow(Arc::clone(&ended)));
+        let keep = move |context: &mut Option<Slow>| {
+            *context = slow.take();
+            Outcome::Done(())
+        };
+        assert!(queue.submit(LONG, Company::Any, keep).unwrap().wait(LONG).is_ok());
+        queue.end();
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
+        assert!(queue.submit(LONG, Company::Any, |_| Outcome::Done(1)).is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) struct Token {
     name: TokenName,
     pins: Vec<PinSource>,
     module: Arc<Module>,
-    queue: Queue<Seat>,
+    pub(super) queue: Queue<Seat>,
     gate: Arc<Gate>,
     /// In which epoch it is where.
     slot: Mutex<Option<(u64, Slot)>>,
