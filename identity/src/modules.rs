@@ -12,7 +12,7 @@
 //! | list, when the last one has failed | never |
 //! | create, update, delete (`changes.rs`) | for the hub, at most [`CHANGE_LIMIT`](changes::CHANGE_LIMIT) |
 //! | any of these while the hub is known to be away, or has refused (`gate.rs`) | never, but for one now and then that finds out whether it is well again |
-//! | any of these while another call waits since the hub has asked for a pause (`http_common::https::Cloud`) | never, but changes for a short pause |
+//! | any of these while another call waits since the hub has asked for a pause (`http_common::https::Cloud`) | as above if the pause is short, never if it is long; a get of an unknown module never if the hub throttles |
 //!
 //! With `prefer_module_identity_cache` what is known is not asked for again at all. All callers share one list call at a
 //! time and one call for each unknown module, and after a failure none is made for a while. The hub is told of the
