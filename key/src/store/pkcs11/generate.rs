@@ -1,5 +1,4 @@
-//! Key pairs that a token makes, by the most wanted algorithm that it can (spec keys-service, 9.4, 10.4). Does not know
-//! what is on the token already.
+//! Key pairs that a token makes (spec keys-service, 9.4, 10.4). Does not know what is on the token already.
 
 use std::thread;
 use std::time::Duration;
@@ -15,41 +14,27 @@ use super::token::Call;
 use crate::algorithm::Algorithm;
 use crate::store::{P256, P384};
 
-/// Makes a key pair by the first algorithm that the token can; whether there is one. What fails is tried again, unless it is
-/// the algorithm that is refused: a bad moment is no reason for a key of another kind.
-pub(super) fn generate_pair(
-    call: &Call<'_>,
-    name: &ObjectName,
-    algorithms: &[Algorithm],
-) -> Result<bool, Fault> {
-    let mut trouble = None;
-    for (position, algorithm) in algorithms.iter().enumerate() {
-        let fault = match patiently(|| generate(call.session, name, *algorithm)) {
-            Ok(halves) => {
-                if let Err(fault) = call.goes_on() {
-                    // Who has begun anew must not find two pairs of one name.
-                    halves.map(|half| destroy(call.session, half)).into_iter().collect::<Result<(), _>>()?;
-                    return Err(fault);
-                }
-                if position > 0 {
-                    tracing::warn!(
-                        "the token has made a key pair by {algorithm:?}, which was not the first choice"
-                    );
-                }
-                return Ok(true);
+/// Makes a key pair by `algorithm`; whether the token can. What fails is tried again, unless it is the algorithm that is
+/// refused: a bad moment is no reason for a key of another kind.
+pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<bool, Fault> {
+    let fault = match patiently(|| generate(call.session, name, algorithm)) {
+        Ok(halves) => {
+            if let Err(fault) = call.goes_on() {
+                // Who has begun anew must not find two pairs of one name.
+                halves.map(|half| destroy(call.session, half)).into_iter().collect::<Result<(), _>>()?;
+                return Err(fault);
             }
-            Err(fault) => fault,
-        };
-        tracing::info!("the token makes no key pair by {algorithm:?}: {fault}");
-        if fault.remedy() == Remedy::Ask {
-            // If it is for the session, another one may do better.
-            call.session.get_session_info().map_err(Fault::said("tell about a session"))?;
-            trouble = Some(fault);
-        } else if fault.is_outage() {
-            return Err(fault);
+            return Ok(true);
         }
+        Err(fault) => fault,
+    };
+    tracing::info!("the token makes no key pair by {algorithm:?}: {fault}");
+    if fault.remedy() == Remedy::Ask {
+        // If it is for the session, another one may do better.
+        call.session.get_session_info().map_err(Fault::said("tell about a session"))?;
+        return Err(fault);
     }
-    trouble.map_or(Ok(false), Err)
+    if fault.is_outage() { Err(fault) } else { Ok(false) }
 }
 
 /// Makes a key pair: its private and its public half.

@@ -43,6 +43,7 @@ use crate::algorithm::{Algorithm, Preferences};
 use crate::error::Internal;
 use crate::id::KeyId;
 use crate::store::Gate;
+use fault::Remedy;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
@@ -231,18 +232,37 @@ impl Place {
 
     /// Makes a key pair unless there is one, by the most wanted algorithm that the token can.
     pub(super) fn create_pair(&self, id: &KeyId, preferences: &Preferences) -> Result<(), Error> {
-        let (name, algorithms) = (self.name.clone(), preferences.iter().collect::<Vec<_>>());
-        let make = move |call: &Call<'_>| pairs::make_pair(call, &name, &algorithms);
-        let company = match preferences.first() {
+        let end = Instant::now() + GENERATE;
+        let mut trouble = None;
+        for (position, algorithm) in preferences.iter().enumerate() {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.make_pair(left, algorithm) {
+                Ok(true) => {
+                    if position > 0 {
+                        tracing::warn!(
+                            "the token has made a key pair by {algorithm:?}, which was not the first choice"
+                        );
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {}
+                // The session is good: it may be this algorithm.
+                Err(fault) if fault.remedy() == Remedy::Ask => trouble = Some(fault),
+                Err(fault) => return Err(self.refusal(id, fault)),
+            }
+        }
+        Err(trouble.map_or_else(|| Error::NoTokenAlgorithm(id.clone()), |fault| self.refusal(id, fault)))
+    }
+
+    /// Makes a key pair unless there is one; whether there is one then.
+    fn make_pair(&self, limit: Duration, algorithm: Algorithm) -> Result<bool, Fault> {
+        let name = self.name.clone();
+        let company = match algorithm {
             // It takes its time, in which others go on.
             Algorithm::Rsa(_) => Company::Any,
             Algorithm::EcP256 | Algorithm::EcP384 => Company::Nobody,
         };
-        match self.token.call(GENERATE, company, make) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::NoTokenAlgorithm(id.clone())),
-            Err(fault) => Err(self.refusal(id, fault)),
-        }
+        self.token.call(limit, company, move |call| pairs::make_pair(call, &name, algorithm))
     }
 
     /// Destroys a key pair; it may be missing.

@@ -44,7 +44,7 @@ pub(super) fn settle_pair(call: &Call<'_>, name: &ObjectName) -> Result<Option<H
 
 /// Makes a pair unless there is one; whether there is one then. Half a pair makes room, but only when there is a new one:
 /// a private key is kept under another label, and a public key, which is of no use alone, goes.
-pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithms: &[Algorithm]) -> Result<bool, Fault> {
+pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<bool, Fault> {
     if find_pair(call, name)?.is_some() {
         return Ok(true);
     }
@@ -53,7 +53,7 @@ pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithms: &[Algori
     for half in strays.all() {
         relabel(session, half, &corrupt(name)?)?;
     }
-    let made = generate_pair(call, name, algorithms);
+    let made = generate_pair(call, name, algorithm);
     match &made {
         _ if strays.is_empty() => {}
         Ok(true) if strays.private.is_empty() => {

@@ -3,7 +3,7 @@
 //! A call that takes longer than it may keeps its thread, for there is no way to end it, but nobody waits for it any
 //! more. While no call returns, new ones are refused at once, but for one now and then that finds out whether the
 //! trouble is over. A thread that cannot work, because there is no place for one more, leaves its job to the others and ends.
-//! A job that wants to be alone waits for those that run, and the ones behind it wait for it.
+//! A job that wants to be alone waits for those that run, and the ones behind it wait for it, as long as somebody wants it.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -53,10 +53,22 @@ struct Job<W> {
     company: Company,
     /// When a thread gave it up for the first time.
     given_up: Option<Instant>,
-    work: Work<W>,
+    work: Box<dyn Work<W>>,
 }
 
-type Work<W> = Box<dyn FnMut(&mut W, Last) -> Settled + Send>;
+/// Work that gives its own answer.
+trait Work<W>: Send {
+    /// Whether somebody waits for it still.
+    fn is_awaited(&self) -> bool;
+
+    /// Does it, if so.
+    fn run(&mut self, context: &mut W, last: Last) -> Settled;
+}
+
+struct Answering<T, F> {
+    answer: Option<Answer<T>>,
+    work: F,
+}
 
 /// What becomes of a job.
 pub(super) enum Outcome<T> {
@@ -114,7 +126,8 @@ impl<W: Default + Send + 'static> Queue<W> {
         let (answer, reply) = reply();
         let mut state = self.shared.state();
         state.admit(Instant::now())?;
-        state.waiting.push_back(Job { limit, company, given_up: None, work: answering(answer, work) });
+        let work = Box::new(Answering { answer: Some(answer), work });
+        state.waiting.push_back(Job { limit, company, given_up: None, work });
         self.shared.length.store(state.waiting.len(), Ordering::Release);
         if state.waiting.len() <= state.watching {
             // It is taken up within a microsecond or so.
@@ -203,25 +216,29 @@ impl<W> State<W> {
         self.max_threads + self.threads.overdue(now).count().min(MAX_LOST)
     }
 
-    /// The next job, if it may begin beside those that run.
+    /// The next job, if it may begin beside those that run, or if it is over because nobody waits for it.
     fn next(&mut self, now: Instant) -> Option<Job<W>> {
         let next = self.waiting.front()?;
-        if self.threads.have_room_for(next.company, now) { self.waiting.pop_front() } else { None }
+        let may_begin = self.threads.have_room_for(next.company, now) || !next.work.is_awaited();
+        if may_begin { self.waiting.pop_front() } else { None }
     }
 }
 
-/// `work` as a job that gives its own answer.
-fn answering<W, T: Send + 'static>(
-    answer: Answer<T>,
-    mut work: impl FnMut(&mut W) -> Outcome<T> + Send + 'static,
-) -> Work<W> {
-    let mut answer = Some(answer);
-    Box::new(move |context, Last(is_last)| {
+impl<W, T, F> Work<W> for Answering<T, F>
+where
+    T: Send,
+    F: FnMut(&mut W) -> Outcome<T> + Send,
+{
+    fn is_awaited(&self) -> bool {
+        self.answer.as_ref().is_some_and(Answer::is_awaited)
+    }
+
+    fn run(&mut self, context: &mut W, Last(is_last): Last) -> Settled {
         // Dropped, also by a panic, it ends the wait.
-        let Some(due) = answer.take().filter(Answer::is_awaited) else { return Settled(true) };
-        match work(context) {
+        let Some(due) = self.answer.take().filter(Answer::is_awaited) else { return Settled(true) };
+        match (self.work)(context) {
             Outcome::NoPlace(_) if !is_last => {
-                answer = Some(due);
+                self.answer = Some(due);
                 Settled(false)
             }
             Outcome::Done(value) | Outcome::NoPlace(value) => {
@@ -229,7 +246,7 @@ fn answering<W, T: Send + 'static>(
                 Settled(true)
             }
         }
-    })
+    }
 }
 
 impl<W: Default> Shared<W> {
@@ -251,7 +268,7 @@ impl<W: Default> Shared<W> {
                     .set(index, Thread::Running(Running { since, limit: job.limit, company: job.company }));
                 drop(state);
                 // The one who waits for it learns of a panic from the end of its reply.
-                let done = catch_unwind(AssertUnwindSafe(|| (job.work)(&mut context, Last(is_last))));
+                let done = catch_unwind(AssertUnwindSafe(|| job.work.run(&mut context, Last(is_last))));
                 state = self.state();
                 state.threads.set(index, Thread::Idle);
                 state.last_return = Instant::now();
@@ -587,6 +604,20 @@ mod tests {
         for job in jobs {
             assert_eq!(job.wait(LONG).ok(), Some(true));
         }
+    }
+
+    #[test]
+    fn a_job_that_wants_to_be_alone_and_that_nobody_waits_for_is_in_nobodys_way() {
+        let queue = Queue::<u32>::new("test".to_owned());
+        queue.allow_threads(2);
+        let (end, ending) = mpsc::channel::<()>();
+        let long = queue.submit(LONG, Company::Any, move |_| Outcome::Done(ending.recv().is_ok())).unwrap();
+        let alone = queue.submit(LONG, Company::Nobody, |_| Outcome::Done(1)).unwrap();
+        let behind = queue.submit(LONG, Company::Any, |_| Outcome::Done(2)).unwrap();
+        drop(alone);
+        assert_eq!(behind.wait(LONG / 2).ok(), Some(2));
+        end.send(()).unwrap();
+        assert_eq!(long.wait(LONG).ok(), Some(true));
     }
 
     #[test]
