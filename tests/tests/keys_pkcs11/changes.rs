@@ -124,6 +124,13 @@ fn keys_56_decided_of_two_pairs_with_one_label_one_is_used() {
     make("three halves", &[]);
     token.tool(&["--delete-object", "--type", "pubkey", "--label", "three halves"]);
     verifies("three halves");
+    // Which one of two is deleted is up to the token, and which one it finds first.
+    for label in ["two publics 1", "two publics 2", "two publics 3", "two publics 4"] {
+        make(label, &["--id", "01"]);
+        make(label, &["--id", "01"]);
+        token.tool(&["--delete-object", "--type", "privkey", "--label", label]);
+        verifies(label);
+    }
 }
 
 /// SoftHSM2 that takes its time to change attributes, and says `CKR_GENERAL_ERROR` (5) instead of making a pair as long as

@@ -42,8 +42,8 @@ impl Parts {
         self.private.iter().chain(&self.public).copied()
     }
 
-    /// The pair that they are. Of several, the first one that belongs together for having one `CKA_ID`; or else for the
-    /// one half signing what the other one takes for good.
+    /// The pair that they are. Of several, the first one that belongs together for having a `CKA_ID` that no other half of
+    /// its side has; or else for the one half signing what the other one takes for good.
     pub(super) fn pair(&self, session: &Session) -> Result<Option<Halves>, Fault> {
         match (self.public.as_slice(), self.private.as_slice()) {
             ([], _) | (_, []) => return Ok(None),
@@ -54,13 +54,20 @@ impl Parts {
         let public = self.public.iter().map(named).collect::<Result<Vec<_>, Fault>>()?;
         let private = self.private.iter().map(named).collect::<Result<Vec<_>, Fault>>()?;
         let pairs = || public.iter().flat_map(|public| private.iter().map(move |private| (public, private)));
-        let is_only = |id: &[u8]| private.iter().filter(|(other, _)| other == id).count() == 1;
-        let known = pairs()
-            .find(|((public, _), (private, _))| !public.is_empty() && public == private && is_only(public));
+        let is_only = |halves: &[Named], id| halves.iter().filter(|(other, _)| other == id).count() == 1;
+        let is_known = |id| is_only(&public, id) && is_only(&private, id);
+        let known = pairs().find(|((id, _), (other, _))| !id.is_empty() && id == other && is_known(id));
         let halves =
             |((_, public), (_, private)): (&Named, &Named)| Halves { public: *public, private: *private };
-        let proven = || pairs().map(halves).take(MAX_TRIED).find(|halves| is_proven(session, *halves));
-        known.map(halves).or_else(proven).map(Some).ok_or(Fault::Unusable(
+        if let Some(known) = known.map(halves) {
+            return Ok(Some(known));
+        }
+        for halves in pairs().map(halves).take(MAX_TRIED) {
+            if is_proven(session, halves)? {
+                return Ok(Some(halves));
+            }
+        }
+        Err(Fault::Unusable(
             "there are several keys of one label, and which halves make a pair cannot be told by CKA_ID",
         ))
     }
@@ -79,11 +86,19 @@ fn id(session: &Session, object: ObjectHandle) -> Result<Vec<u8>, Fault> {
 }
 
 /// Whether the token takes a signature of the one half for one of the other.
-fn is_proven(session: &Session, Halves { public, private }: Halves) -> bool {
-    [Mechanism::Ecdsa, Mechanism::RsaPkcs].iter().any(|mechanism| {
-        let signature = session.sign(mechanism, private, &PROBE);
-        signature.is_ok_and(|signature| session.verify(mechanism, public, &PROBE, &signature).is_ok())
-    })
+fn is_proven(session: &Session, Halves { public, private }: Halves) -> Result<bool, Fault> {
+    for mechanism in [Mechanism::Ecdsa, Mechanism::RsaPkcs] {
+        let signature = session.sign(&mechanism, private, &PROBE).map_err(Fault::said("sign"));
+        let proof = signature.and_then(|signature| {
+            session.verify(&mechanism, public, &PROBE, &signature).map_err(Fault::said("verify a signature"))
+        });
+        match proof {
+            Ok(()) => return Ok(true),
+            Err(fault) if fault.is_outage() => return Err(fault),
+            Err(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 /// What is signed for a proof: as long as a SHA-256 digest, and none of anything.
