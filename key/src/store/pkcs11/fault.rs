@@ -186,6 +186,12 @@ impl Fault {
             || matches!(self, Self::Said { error: Pkcs11Error::NullFunctionPointer, .. })
     }
 
+    /// Whether the same may be done a moment later.
+    pub(super) fn is_of_the_moment(&self) -> bool {
+        self.remedy() == Remedy::Ask
+            || matches!(self.answer(), Some(RvError::DeviceMemory | RvError::HostMemory))
+    }
+
     /// Whether the token has as many sessions open as it can.
     pub(super) fn is_session_count(&self) -> bool {
         self.answer() == Some(RvError::SessionCount)

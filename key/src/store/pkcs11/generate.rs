@@ -14,8 +14,8 @@ use super::token::Call;
 use crate::algorithm::Algorithm;
 use crate::store::{P256, P384};
 
-/// Makes a key pair by `algorithm`; whether the token can. What fails is tried again, unless it is the algorithm that is
-/// refused: a bad moment is no reason for a key of another kind.
+/// Makes a key pair by `algorithm`; whether the token can. In a bad moment it is tried again, which is no reason for a key of
+/// another kind.
 pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<bool, Fault> {
     let fault = match patiently(|| generate(call.session, name, algorithm)) {
         Ok(halves) => {
@@ -69,11 +69,11 @@ fn generate(session: &Session, name: &ObjectName, algorithm: Algorithm) -> Resul
     made.map(|(public, private)| [private, public]).map_err(Fault::said("generate a key pair"))
 }
 
-/// What `attempt` comes to, if need be after some more of them.
+/// What `attempt` comes to, after some more of them if it fails for the moment.
 fn patiently<T>(attempt: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     for pause in PAUSES {
         match attempt() {
-            Err(fault) if !fault.is_unsupported() && !fault.is_outage() => thread::sleep(pause),
+            Err(fault) if fault.is_of_the_moment() => thread::sleep(pause),
             result => return result,
         }
     }
@@ -83,3 +83,36 @@ fn patiently<T>(attempt: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 /// 65537, as upstream writes it.
 const RSA_EXPONENT: [u8; 3] = [1, 0, 1];
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use cryptoki::context::Function;
+    use cryptoki::error::{Error, RvError};
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        for (answer, attempts) in [
+            (RvError::GeneralError, 3),
+            (RvError::FunctionFailed, 3),
+            (RvError::DeviceMemory, 3),
+            (RvError::HostMemory, 3),
+            (RvError::MechanismInvalid, 1),
+            (RvError::CurveNotSupported, 1),
+            (RvError::DomainParamsInvalid, 1),
+            (RvError::KeySizeRange, 1),
+            (RvError::AttributeValueInvalid, 1),
+            (RvError::DeviceRemoved, 1),
+        ] {
+            let made = Cell::new(0);
+            let in_vain = patiently(|| -> Result<(), Fault> {
+                made.set(made.get() + 1);
+                Err(Fault::said("generate a key pair")(Error::Pkcs11(answer, Function::GenerateKeyPair)))
+            });
+            assert!(in_vain.is_err() && made.get() == attempts, "{answer:?}: {}", made.get());
+        }
+    }
+}
