@@ -113,14 +113,16 @@ impl EstError {
 fn is_unauthorized(operation: Operation, answer: &Response<Bytes>) -> bool {
     match answer.status().as_u16() {
         401 | 495 | 496 => true,
-        400 => answer.body().windows(OF_NGINX.len()).any(|part| part == OF_NGINX),
+        400 => OF_NGINX
+            .iter()
+            .any(|title| answer.body().windows(title.len()).any(|part| part == title.as_bytes())),
         403 => operation == Operation::CaCerts,
         _ => false,
     }
 }
 
-/// In the page that nginx sends with "The SSL certificate error" or "No required SSL certificate was sent".
-const OF_NGINX: &[u8] = b"SSL certificate";
+/// Titles of the pages that nginx sends for a certificate that it does not take, or that is missing.
+const OF_NGINX: [&str; 2] = ["The SSL certificate error", "No required SSL certificate was sent"];
 
 /// Characters of a server's text that are logged.
 const TEXT: usize = 200;

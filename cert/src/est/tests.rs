@@ -105,7 +105,9 @@ fn who_is_refused_and_what() {
             check(operation, status, "", true);
         }
         check(operation, 400, nginx, true);
+        check(operation, 400, "<center>No required SSL certificate was sent</center>", true);
         check(operation, 400, "bad request", false);
+        check(operation, 400, "subject differs from that of the SSL certificate", false);
         check(operation, 404, nginx, false);
         check(operation, 403, "", operation == Operation::CaCerts);
     }
