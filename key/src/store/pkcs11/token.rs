@@ -146,8 +146,8 @@ impl Token {
         Arc::clone(&self.gate)
     }
 
-    /// Makes a call and blocks until it has returned, for `limit` at most. What changes objects wants to be alone: others
-    /// would see half of it, and some libraries themselves go wrong when objects are looked for and changed at a time.
+    /// Makes a call and blocks until it has returned, for `limit` at most. What changes objects, unless that takes minutes,
+    /// wants to be alone: others would see half of it, and some libraries go wrong when objects are looked for meanwhile.
     pub(super) fn call<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,

@@ -32,8 +32,8 @@ pub enum TpmFault {
     Unauthorized(#[source] Failure),
     /// A key, or its parent, wants to be authorized.
     #[error(
-        "{0} in the TPM asks for a password, which is not supported here; lest the TPM be locked, it is left alone until keyd \
-         is restarted"
+        "{0} in the TPM asks for a password, which is not supported here; lest the TPM be locked, it is left alone until the TPM \
+         is opened again"
     )]
     Locked(&'static str),
     /// The TPM cannot load a key.
