@@ -22,7 +22,8 @@ fn a_reader_that_is_away_neither_ends_a_program_nor_holds_it_up() {
     let world = World::new();
     let fifo = world.path("debug.fifo");
     succeed(Command::new("mkfifo").arg(&fifo));
-    for target in [fifo.as_str(), "stderr"] {
+    let file = world.path("debug.file");
+    for target in [fifo.as_str(), "stderr", file.as_str()] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut program = world.command("timeout");
@@ -30,4 +31,6 @@ fn a_reader_that_is_away_neither_ends_a_program_nor_holds_it_up() {
         program.env("AZIOT_PROVIDER_DEBUG", target).stdout(Stdio::null()).stderr(writer);
         assert!(program.status().unwrap().success(), "{target}");
     }
+    let log = fs::read_to_string(file).unwrap();
+    assert!(log.contains("there is no key"), "{log}");
 }
