@@ -1,11 +1,14 @@
 //! What is told at the start, without a base slot: then tokens are not needed before somebody asks for their keys. And that
 //! each start comes to its end.
 
+use rustix::process::Signal;
 use suite_tests::{
     harness::{BOUND, KEYD, Setup},
     keys::Keys,
     softhsm::SoftHsm,
 };
+
+use super::hardship::keyd_with_remote_token;
 
 /// A path with a slip of the pen is no reason not to start, but one to say so.
 #[test]
@@ -41,6 +44,16 @@ fn common_69_a_token_that_takes_its_time_comes_to_a_good_end() {
         assert!(status.success(), "round {round}: {status}");
         keyd.restart();
     }
+}
+
+/// A token that does not answer cannot be told that this is the end.
+#[test]
+fn common_69_a_token_that_hangs_keeps_keyd_not_from_its_end() {
+    let (token, mut keyd, client) = keyd_with_remote_token();
+    client.get("/keypair/missing").expect(400);
+    token.signal(Signal::STOP);
+    let status = keyd.terminate();
+    assert!(status.success(), "{status}");
 }
 
 /// A preloaded key that nobody can ever use is told to the administrator, not to the first program that asks for it.
