@@ -166,8 +166,9 @@ mod tests {
     }
 
     /// Good and bad blocks need the same time: the shortest of many runs each, taken in turns, for that is what other
-    /// work on the machine disturbs least; the more it disturbs, the more runs, but more of them must not tell more. Leaving the search at the first zero, or
-    /// making bytes up only when they are needed, costs or saves more than a quarter, however many runs there are.
+    /// work on the machine disturbs least; the more it disturbs, the more runs, but more of them must not tell more.
+    /// Leaving the search at the first zero, or making bytes up only when they are needed, costs or saves more than a
+    /// quarter, however many runs there are.
     #[test]
     fn engine_39_no_time_tells_good_blocks_from_bad_ones() {
         let good = block(250, &[7; 3]);
