@@ -150,20 +150,21 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     fs::remove_file(path).map_err(|source| ListenError::Bind { path: path.to_owned(), source })
 }
 
-/// Whether the system knows nobody who listens at `path`; in other network namespaces it does not look. See unix(7) and
-/// proc(5).
+/// Whether the system knows nobody who listens at `path`, as far as can be told: it says what a path was called when it was
+/// bound, which may be relative, or from another mount namespace. In other network namespaces it does not look. See unix(7)
+/// and proc(5).
 fn is_deserted(path: &Path) -> io::Result<bool> {
-    let here = path.canonicalize()?;
+    let (here, name) = (path.canonicalize()?, path.file_name().unwrap_or_default().as_bytes());
     let table = fs::read("/proc/self/net/unix")?;
-    let is_here = |line: &[u8]| {
-        // Before the path there are numbers only.
-        let Some(start) = line.iter().position(|byte| *byte == b'/') else { return false };
-        let (numbers, bound) = line.split_at(start);
-        let bound = Path::new(OsStr::from_bytes(bound));
-        numbers.windows(LISTENS.len()).any(|field| field == LISTENS)
-            && (bound == path || bound.canonicalize().is_ok_and(|bound| bound == here))
+    let listens_here = |line: &[u8]| {
+        // Before the path there are numbers and spaces only.
+        let bound = line.iter().position(|byte| *byte == b'/').filter(|start| line[..*start].ends_with(b" "));
+        let bound = bound.and_then(|start| Path::new(OsStr::from_bytes(&line[start..])).canonicalize().ok());
+        line.windows(LISTENS.len()).any(|field| field == LISTENS)
+            && line.ends_with(name)
+            && bound.is_none_or(|bound| bound == here)
     };
-    Ok(!table.split(|byte| *byte == b'\n').any(is_here))
+    Ok(!table.split(|byte| *byte == b'\n').any(listens_here))
 }
 
 /// `__SO_ACCEPTCON` among the flags of a socket in that table.
@@ -214,6 +215,19 @@ mod tests {
         assert!(!is_deserted(&path).unwrap() && !is_deserted(&linked).unwrap());
         drop(listener);
         assert!(is_deserted(&path).unwrap() && is_deserted(&linked).unwrap());
+    }
+
+    #[test]
+    fn somebody_may_listen_at_what_the_system_calls_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        // What the system tells of it is the path of then, as with another mount namespace.
+        let (then, now) = (dir.path().join("then"), dir.path().join("now"));
+        fs::create_dir(&then).unwrap();
+        let listener = bind(&then.join("moved.sock")).unwrap();
+        fs::rename(&then, &now).unwrap();
+        assert!(!is_deserted(&now.join("moved.sock")).unwrap());
+        drop(listener);
+        assert!(is_deserted(&now.join("moved.sock")).unwrap());
     }
 
     #[test]
