@@ -41,8 +41,8 @@ impl Outages {
     pub fn note(&self, server: &str, passage: Passage, failure: Option<&CloudFailure>, now: Instant) {
         let mut servers = self.servers();
         let Some(failure) = failure.filter(|failure| is_outage(failure.kind)) else {
-            // What went wrong here says nothing of the server.
-            if failure.is_none_or(|failure| failure.status.is_some()) {
+            // What went wrong here, or was told to somebody else, says nothing of the server.
+            if failure.is_none_or(|failure| failure.status.is_some() && !failure.hearsay) {
                 servers.remove(server);
             }
             return;
