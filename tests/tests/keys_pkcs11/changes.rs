@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -16,15 +16,22 @@ use suite_tests::{
     softhsm::SoftHsm,
 };
 
-/// keyd with a token that is slow to relabel objects, and fails to make pairs as often as the file has bytes.
+/// keyd with a token that is slow to relabel objects, fails to make pairs as often as the file has bytes, and fails the search
+/// that is so many searches ahead as [`searches`] has bytes.
 fn keyd() -> (SoftHsm, Daemon, PathBuf) {
     let token = SoftHsm::new();
     let setup = token.base_slot(Setup::new(&KEYD));
     let (library, failures) = (setup.directory().join("slow.so"), setup.directory().join("failures"));
     SoftHsm::wrap(SLOW, &library);
     let toml = format!("[aziot_keys]\npkcs11_lib_path = '{}'\n", library.display());
-    let keyd = setup.drop_in("60-slow.toml", &toml).env("FAILURES", &failures).start();
+    let searches = searches(&failures);
+    let setup = setup.drop_in("60-slow.toml", &toml);
+    let keyd = setup.env("FAILURES", &failures).env("SEARCHES", searches).start();
     (token, keyd, failures)
+}
+
+fn searches(failures: &Path) -> PathBuf {
+    failures.with_file_name("searches")
 }
 
 /// What the renewal of a certificate does, while programs use the key: whoever asks is late at worst.
@@ -87,6 +94,21 @@ fn keys_58_decided_a_bad_moment_of_the_token_does_not_decide_on_the_algorithm() 
     assert_eq!(client.parameter(&client.load_pair("lasting"), "algorithm"), "RSA");
     keyd.wait_for_log(BOUND, |line| line.starts_with("<4>") && line.contains("not the first choice"));
     make("for ever", 100).expect(500);
+    make("at last", 0);
+    // Nor does a bad moment in the search for what is there already.
+    let failing = (1..=12).filter(|ahead| {
+        let id = format!("search {ahead}");
+        fs::write(searches(&failures), vec![b'x'; *ahead]).unwrap();
+        let reply = client.post("/keypair", &json!({ "keyId": id }));
+        fs::write(searches(&failures), "").unwrap();
+        if reply.status != 200 {
+            reply.expect(500);
+            return true;
+        }
+        assert_eq!(client.parameter(&client.load_pair(&id), "algorithm"), "ECDSA", "{id}");
+        false
+    });
+    assert!(failing.count() > 2, "searches that are needed");
 }
 
 /// Others can make several pairs of one label. Then the halves must be those of one pair.
@@ -143,6 +165,7 @@ const SLOW: &str = r#"
 static struct list list;
 static ul (*set_attributes)(ul, ul, void *, ul);
 static ul (*make_pair)(ul, void *, void *, ul, void *, ul, ul *, ul *);
+static ul (*begin_search)(ul, void *, ul);
 
 static ul set_slowly(ul session, ul object, void *attributes, ul count) {
     ul answer = set_attributes(session, object, attributes, count);
@@ -157,8 +180,17 @@ static ul make_perhaps(ul session, void *mechanism, void *a, ul as, void *b, ul 
     return make_pair(session, mechanism, a, as, b, bs, public, private);
 }
 
+static ul search_perhaps(ul session, void *template, ul count) {
+    struct stat left;
+    const char *searches = getenv("SEARCHES");
+    if (stat(searches, &left) == 0 && left.st_size > 0 && truncate(searches, left.st_size - 1) == 0 && left.st_size == 1) return 5;
+    return begin_search(session, template, count);
+}
+
 ul C_GetFunctionList(struct list **out) {
     list = *softhsm();
+    begin_search = list.function[26];
+    list.function[26] = search_perhaps;
     set_attributes = list.function[25];
     make_pair = list.function[59];
     list.function[25] = set_slowly;

@@ -14,9 +14,16 @@ use super::token::Call;
 use crate::algorithm::Algorithm;
 use crate::store::{P256, P384};
 
-/// Makes a key pair by `algorithm`; whether the token can. In a bad moment it is tried again, which is no reason for a key of
-/// another kind.
-pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<bool, Fault> {
+/// What comes of the wish for a key pair.
+pub(super) enum Made {
+    /// There is one.
+    Pair,
+    /// The token makes none of this kind: what it says to that.
+    None(Fault),
+}
+
+/// Makes a key pair by `algorithm`. In a bad moment it is tried again, which is no reason for a key of another kind.
+pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<Made, Fault> {
     let fault = match patiently(|| generate(call.session, name, algorithm)) {
         Ok(halves) => {
             if let Err(fault) = call.goes_on() {
@@ -24,7 +31,7 @@ pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algor
                 halves.map(|half| destroy(call.session, half)).into_iter().collect::<Result<(), _>>()?;
                 return Err(fault);
             }
-            return Ok(true);
+            return Ok(Made::Pair);
         }
         Err(fault) => fault,
     };
@@ -32,9 +39,10 @@ pub(super) fn generate_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algor
     if fault.remedy() == Remedy::Ask {
         // If it is for the session, another one may do better.
         call.session.get_session_info().map_err(Fault::said("tell about a session"))?;
+    } else if fault.is_outage() {
         return Err(fault);
     }
-    if fault.is_outage() { Err(fault) } else { Ok(false) }
+    Ok(Made::None(fault))
 }
 
 /// Makes a key pair: its private and its public half.

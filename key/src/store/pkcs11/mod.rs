@@ -44,6 +44,7 @@ use crate::error::Internal;
 use crate::id::KeyId;
 use crate::store::Gate;
 use fault::Remedy;
+use generate::Made;
 use keys::refusal;
 use module::Module;
 use objects::{Kept, Purpose};
@@ -235,9 +236,9 @@ impl Place {
         let end = Instant::now() + GENERATE;
         let mut trouble = None;
         for (position, algorithm) in preferences.iter().enumerate() {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(Instant::now()).max(LOOK);
             match self.make_pair(left, algorithm) {
-                Ok(true) => {
+                Ok(Made::Pair) => {
                     if position > 0 {
                         tracing::warn!(
                             "the token has made a key pair by {algorithm:?}, which was not the first choice"
@@ -245,17 +246,17 @@ impl Place {
                     }
                     return Ok(());
                 }
-                Ok(false) => {}
-                // The session is good: it may be this algorithm.
-                Err(fault) if fault.remedy() == Remedy::Ask => trouble = Some(fault),
+                // It may be this algorithm.
+                Ok(Made::None(fault)) if fault.remedy() == Remedy::Ask => trouble = Some(fault),
+                Ok(Made::None(_)) => {}
                 Err(fault) => return Err(self.refusal(id, fault)),
             }
         }
         Err(trouble.map_or_else(|| Error::NoTokenAlgorithm(id.clone()), |fault| self.refusal(id, fault)))
     }
 
-    /// Makes a key pair unless there is one; whether there is one then.
-    fn make_pair(&self, limit: Duration, algorithm: Algorithm) -> Result<bool, Fault> {
+    /// Makes a key pair unless there is one.
+    fn make_pair(&self, limit: Duration, algorithm: Algorithm) -> Result<Made, Fault> {
         let name = self.name.clone();
         let company = match algorithm {
             // It takes its time, in which others go on.

@@ -11,7 +11,7 @@ use cryptoki::session::Session;
 use key_api::ObjectName;
 
 use super::fault::Fault;
-use super::generate::generate_pair;
+use super::generate::{Made, generate_pair};
 use super::halves::{Halves, Parts};
 use super::objects::{destroy, relabel};
 use super::token::Call;
@@ -42,11 +42,11 @@ pub(super) fn settle_pair(call: &Call<'_>, name: &ObjectName) -> Result<Option<H
     }
 }
 
-/// Makes a pair unless there is one; whether there is one then. Half a pair makes room, but only when there is a new one:
+/// Makes a pair unless there is one. Half a pair makes room, but only when there is a new one:
 /// a private key is kept under another label, and a public key, which is of no use alone, goes.
-pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<bool, Fault> {
+pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm) -> Result<Made, Fault> {
     if find_pair(call, name)?.is_some() {
-        return Ok(true);
+        return Ok(Made::Pair);
     }
     let session = call.session;
     let strays = Parts::find(session, name)?;
@@ -56,15 +56,15 @@ pub(super) fn make_pair(call: &Call<'_>, name: &ObjectName, algorithm: Algorithm
     let made = generate_pair(call, name, algorithm);
     match &made {
         _ if strays.is_empty() => {}
-        Ok(true) if strays.private.is_empty() => {
+        Ok(Made::Pair) if strays.private.is_empty() => {
             for half in strays.public {
                 if let Err(fault) = destroy(session, half) {
                     tracing::warn!("half a key pair is left on the token: {fault}");
                 }
             }
         }
-        Ok(true) => tell_aside(name),
-        Ok(false) | Err(_) => {
+        Ok(Made::Pair) => tell_aside(name),
+        Ok(Made::None(_)) | Err(_) => {
             for half in strays.all() {
                 if let Err(fault) = relabel(session, half, name.label.as_deref().unwrap_or_default()) {
                     tracing::warn!("half the key pair {} has another label now: {fault}", shown(name));
