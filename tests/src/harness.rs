@@ -331,6 +331,12 @@ impl Daemon {
         })
     }
 
+    /// Wait until it has logged a line with `text`: what stands in its log may come later than its replies.
+    #[track_caller]
+    pub fn wait_until_logged(&self, text: &str) {
+        self.wait_for_log(BOUND, |line| line.contains(text));
+    }
+
     /// Send it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().cast_signed()).expect("a child has a pid");

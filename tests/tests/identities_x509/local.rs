@@ -119,7 +119,7 @@ fn decided_no_local_identity_takes_the_place_of_another_certificate() {
     let certificate = plant.certificate("device-id");
     for name in names {
         plant.as_uid(41002).get(&format!("/identities/modules/{name}?type=local")).expect(400);
-        assert!(plant.identityd.log().contains(&format!("{name:?} gets no local identity")), "{name}");
+        plant.identityd.wait_until_logged(&format!("{name:?} gets no local identity"));
     }
     for name in ["device-id-temp", "module-cam-2"] {
         let message =

@@ -28,5 +28,7 @@ fn what_is_left_of_a_key_file_is_no_key() {
         client.create_key(id, "sign");
         client.post("/keypair", &json!({ "keyId": id })).expect(400);
     }
-    assert!(site.keyd.log().lines().any(|line| line.starts_with("<3>") && line.contains("was unusable")));
+    site.keyd.wait_for_log(suite_tests::harness::BOUND, |line| {
+        line.starts_with("<3>") && line.contains("was unusable")
+    });
 }

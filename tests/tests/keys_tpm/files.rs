@@ -93,7 +93,7 @@ fn files_hold_secrets_only_where_they_must() {
         assert!(is_wrapped(&site.file(id)), "{id}");
     }
     assert_eq!(fs::read(site.file("cipher")).unwrap().len(), 32);
-    assert!(site.keyd.log().contains("TPMs cannot encrypt; the key \"cipher\" is kept in a file"));
+    site.keyd.wait_until_logged("TPMs cannot encrypt; the key \"cipher\" is kept in a file");
     let (files, _) = site.end();
     let handles = files.iter().find(|(file, _)| file.starts_with("handlevalidationkey-")).unwrap();
     assert_eq!(handles.1.len(), 32);

@@ -19,7 +19,7 @@ fn a_renewal_that_is_not_decided_goes_on_with_the_same_request() {
         site.certd.kill();
         site.recover();
     }
-    assert!(site.certd.log().contains("was renewed"), "{}", site.certd.log());
+    site.certd.wait_until_logged("was renewed");
     assert_eq!(site.issued(), 1);
     site.decide_after(0, &Value::Null);
     site.check_rest("renewed");

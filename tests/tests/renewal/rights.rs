@@ -47,7 +47,7 @@ fn a_right_that_is_taken_away_amid_a_renewal_locks_nobody_out() {
     site.heal();
     site.certd.kill();
     site.recover();
-    assert!(site.certd.log().contains("was renewed"), "{}", site.certd.log());
+    site.certd.wait_until_logged("was renewed");
     assert!(site.identity() != old && site.key() == key && site.journals().is_empty());
     site.check_pair("renewed");
 }
@@ -88,7 +88,7 @@ fn a_key_that_becomes_preloaded_amid_a_renewal_is_gone_back_to() {
     site.keyd.write_drop_in("50.toml", &preloaded);
     site.keyd.restart();
     site.recover();
-    assert!(site.certd.log().contains("cannot be replaced"), "{}", site.certd.log());
+    site.certd.wait_until_logged("cannot be replaced");
     assert_eq!(site.key(), key);
     site.check_rest("gone back");
     site.check_pair("gone back");
@@ -98,12 +98,12 @@ fn a_key_that_becomes_preloaded_amid_a_renewal_is_gone_back_to() {
 fn a_device_with_a_preloaded_key_keeps_it() {
     let mut device = Device::preloaded();
     let (old, key) = (device.identity(), device.key());
-    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    device.identityd.wait_until_logged("was renewed");
     device.check_rest("renewed");
     device.check_pair("renewed");
     device.identityd.kill();
     device.recover();
-    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    device.identityd.wait_until_logged("was renewed");
     assert!(device.identity() != old && device.key() == key);
     device.check_rest("renewed again");
     device.check_pair("renewed again");
@@ -156,7 +156,7 @@ fn a_device_whose_certificate_cannot_be_written_keeps_its_key() {
     let file = device.preload();
     let (old, key, issued) = (device.identity(), device.key(), device.issued());
     device.recover();
-    assert!(device.identityd.log().contains("was not renewed"), "{}", device.identityd.log());
+    device.identityd.wait_until_logged("was not renewed");
     device.certd.wait_for_log(PATIENCE, |line| line.contains("preloaded.pem, which preloaded_certs names"));
     assert!(device.identity() == old && device.key() == key && device.issued() == issued);
     device.check_pair("as it was");

@@ -46,7 +46,7 @@ fn identity_71_72_a_reprovision_amid_a_renewal_leaves_the_new_certificate_known(
     let reprovision = client.request("POST", "/identities/device/reprovision", None);
     assert_eq!(reprovision.status, 204, "{reprovision:?}: {}", device.identityd.log());
     device.wait_for_the_end();
-    assert!(device.identityd.log().contains("was renewed"), "{}", device.identityd.log());
+    device.identityd.wait_until_logged("was renewed");
     let module = json!({ "type": "aziot", "moduleId": "telemetry" });
     client.post("/identities/modules", &module).expect(200);
     let new = device.identity().digest(openssl::hash::MessageDigest::sha256()).unwrap();

@@ -99,7 +99,7 @@ fn tpm_35_files_are_merged_and_unknown_keys_ignored() {
     let tpmd = setup(&tpm).config(config).drop_in("50-index.toml", "auth_key_index = 2\n").start();
     let site = Site { tpmd, tpm };
     site.import(&[1; 32]);
-    assert!(site.tpmd.log().contains("surprise"), "a warning names it");
+    site.tpmd.wait_until_logged("surprise");
     let (tpm, _) = site.stop_and_check();
     assert!(tpm.handles("persistent").contains(&0x8100_0002));
 }

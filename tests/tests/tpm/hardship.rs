@@ -185,7 +185,7 @@ fn decided_the_strays_of_a_killed_daemon_are_removed() {
     let site = Site { tpmd: setup.start(), tpm };
     site.import(&[5; 32]);
     site.signs_with(&[5; 32]);
-    assert!(site.tpmd.log().contains("the TPM is full"));
+    site.tpmd.wait_until_logged("the TPM is full");
     site.stop_and_check();
 }
 

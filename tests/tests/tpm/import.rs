@@ -150,7 +150,7 @@ fn tpm_28_38_wrong_authorization_values_are_named_and_destroy_nothing() {
     let site = with(setup, tpm, "wrong", "own-me");
     refused(site.try_import(&next), "hierarchy_authorization.endorsement");
     site.signs_with(&[12; 32]);
-    assert!(site.tpmd.log().contains("TPM_RC_BAD_AUTH for session 1"), "{}", site.tpmd.log());
+    site.tpmd.wait_until_logged("TPM_RC_BAD_AUTH for session 1");
     let (tpm, setup) = site.stop_and_check();
     let site = with(setup, tpm, "endorse-me", "wrong");
     refused(site.try_import(&next), "hierarchy_authorization.owner");

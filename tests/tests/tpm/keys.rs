@@ -70,7 +70,7 @@ fn tpm_16_keys_that_are_there_are_used_as_they_are() {
     let expected = (tpm.read("ek.pub"), tpm.read("srk.pub"));
     let site = Site::on(tpm);
     assert_eq!(site.keys(), expected);
-    assert!(site.tpmd.log().contains("of another kind"), "the log says so");
+    site.tpmd.wait_until_logged("of another kind");
     let (tpm, _) = site.stop_and_check();
     assert_eq!(tpm.handles("persistent"), [STORAGE_ROOT_KEY, ENDORSEMENT_KEY]);
 }
