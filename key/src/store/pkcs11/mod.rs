@@ -151,6 +151,7 @@ impl Drop for Tokens {
         let end = move || {
             // How it went is told already.
             drop(start.map(JoinHandle::join));
+            tokens.values().for_each(|token| token.queue.close());
             tokens.values().for_each(|token| token.queue.end());
             module.end();
         };
