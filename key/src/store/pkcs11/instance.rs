@@ -76,6 +76,11 @@ impl Instance {
         self.is_copy
     }
 
+    /// Whether it was ready at any time.
+    pub(super) fn was_ready(&self) -> bool {
+        self.state().epoch > 0
+    }
+
     /// Comes in for a call that should be over after `limit`; makes the library ready if it is not. None if somebody has
     /// the library for himself: then the caller should look again.
     pub(super) fn enter(self: &Arc<Self>, limit: Duration) -> Result<Option<Ready>, Fault> {

@@ -123,10 +123,11 @@ impl Module {
         })
     }
 
-    /// After a copy could not be made ready: what calls do return from the library itself are better than none.
+    /// After a copy could not be made ready: what calls do return from the library itself are better than none. One that was
+    /// ready before will be again, when its token is back.
     fn give_up(&self, copy: &Arc<Instance>) {
         let mut instances = self.instances();
-        if !Arc::ptr_eq(&instances.current, copy) {
+        if !Arc::ptr_eq(&instances.current, copy) || copy.was_ready() {
             return;
         }
         if let Some(original) = instances.others.iter().position(|other| !other.is_copy()) {
